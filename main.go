@@ -1,0 +1,13 @@
+// Command monocrio turns a Linux machine into a Kubernetes node runtime.
+//
+// It is one executable with many applets: crio, conmon, pinns, runc, the CNI
+// plugins, ... Which one runs is decided by the table in package applets.
+package main
+
+import (
+	"os"
+
+	"github.com/monocrio/monocrio/applets"
+)
+
+func main() { os.Exit(applets.Main(os.Args)) }
