@@ -1,0 +1,132 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDropInsInOrder(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, dir, "crio.conf", "[crio]\nroot = \"/a\"\n[crio.runtime]\nlog_level = \"warn\"\n[crio.runtime.runtimes.kata]\nruntime_path = \"/k\"\n")
+	write(t, dir, "d/20-b.conf", "[crio.runtime]\nlog_level = \"debug\"\n")
+	write(t, dir, "d/10-a.conf", "[crio.runtime]\nlog_level = \"error\"\n[crio.runtime.runtimes.crun]\nruntime_path = \"/c\"\n")
+	c, warn, err := Load(main, filepath.Join(dir, "d"), true)
+	if err != nil || len(warn) != 0 {
+		t.Fatal(warn, err)
+	}
+	if err := c.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Crio.Root != "/a" || c.Runtime.LogLevel != "debug" {
+		t.Errorf("root %q, log level %q", c.Crio.Root, c.Runtime.LogLevel)
+	}
+	if got := sortedKeys(c.Runtime.Runtimes); !reflect.DeepEqual(got, []string{"crun", "kata", "runc"}) {
+		t.Errorf("handlers %v", got)
+	}
+	if c.Network.NetworkDir != Default().Network.NetworkDir {
+		t.Error("an option that no file names lost its default")
+	}
+}
+
+func TestBrokenFiles(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"syntax", "[crio\nroot=1", "crio.conf:1"},
+		{"type", "[crio.runtime]\n\npids_limit = \"many\"\n", "crio.conf:3"},
+		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "pids_limit"},
+		{"duration", "[crio.image]\npull_progress_timeout = \"soon\"\n", "soon"},
+	} {
+		path := write(t, t.TempDir(), "crio.conf", c.text)
+		if _, _, err := Load(path, "", true); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want it to say %q", c.name, err, c.want)
+		}
+	}
+	if _, _, err := Load("/nowhere/crio.conf", "", true); err == nil {
+		t.Error("a missing file that was asked for is no error")
+	}
+	if _, _, err := Load("/nowhere/crio.conf", "/nowhere/d", false); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnknownKeyWarns(t *testing.T) {
+	path := write(t, t.TempDir(), "crio.conf", "[crio.runtime]\nlog_levle = \"debug\"\nlog_level = \"debug\"\nzzzzzzzz = 1\n")
+	c, warn, err := Load(path, "", true)
+	if err != nil || len(warn) != 2 {
+		t.Fatal(warn, err)
+	}
+	if !strings.Contains(warn[0], "crio.conf:2") || !strings.Contains(warn[0], "log_level?") {
+		t.Errorf("warning %q", warn[0])
+	}
+	if c.Runtime.LogLevel != "debug" {
+		t.Error("an unknown key kept the others from being read")
+	}
+}
+
+func TestWrongValues(t *testing.T) {
+	for _, c := range []struct {
+		set  func(*Config)
+		want string
+	}{
+		{func(c *Config) { c.Crio.Root = "relative" }, "root"},
+		{func(c *Config) { c.Crio.StorageDriver = "zfs" }, "storage_driver"},
+		{func(c *Config) { c.Runtime.CgroupManager = "systemctl" }, "cgroup_manager"},
+		{func(c *Config) { c.Runtime.DefaultRuntime = "nope" }, "default_runtime"},
+		{func(c *Config) { c.Runtime.LogSizeMax = 5 }, "log_size_max"},
+		{func(c *Config) { c.Runtime.PidsLimit = 0 }, "pids_limit"},
+		{func(c *Config) { c.Runtime.DefaultEnv = []string{"=x"} }, "default_env"},
+		{func(c *Config) { c.API.Listen = "/" + strings.Repeat("x", 120) }, "listen"},
+		{func(c *Config) { c.Runtime.Runtimes = map[string]Handler{"../x": {}} }, "../x"},
+		{func(c *Config) { c.Runtime.Runtimes = map[string]Handler{"a": {Path: "crun"}} }, "runtime_path"},
+	} {
+		conf := Default()
+		c.set(conf)
+		if err := conf.Complete(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error %v, want it to name %s", err, c.want)
+		}
+	}
+}
+
+// What `crio config` prints must mean what was configured.
+func TestTextRoundTrip(t *testing.T) {
+	c := Default()
+	c.Crio.Root = "/x"
+	c.Runtime.DefaultEnv = []string{"A=\"b\""}
+	c.Runtime.Runtimes = map[string]Handler{"crun": {Path: "/usr/bin/crun", AllowedAnnotations: []string{"a"}}}
+	text, err := c.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, warn, err := Load(write(t, t.TempDir(), "crio.conf", text), "", true)
+	if err != nil || len(warn) != 0 {
+		t.Fatalf("%v %v\n%s", warn, err, text)
+	}
+	got.Runtime.Runtimes["crun"] = Handler{Path: got.Runtime.Runtimes["crun"].Path, AllowedAnnotations: []string{"a"}}
+	if !reflect.DeepEqual(got, c) {
+		t.Errorf("printed and read again:\n%+v\nwant\n%+v", got, c)
+	}
+}
+
+func TestEveryOptionIsDocumented(t *testing.T) {
+	seen := map[string]bool{}
+	for _, o := range Default().Options() {
+		if o.Key == "" || o.Doc == "" || seen[o.Table+o.Key] || (o.Flag != "" && seen["-"+o.Flag]) {
+			t.Errorf("option %s.%s (flag %s): no key, no doc, or twice", o.Table, o.Key, o.Flag)
+		}
+		seen[o.Table+o.Key], seen["-"+o.Flag] = true, true
+	}
+}
