@@ -1,0 +1,243 @@
+// Package image pulls images, finds and lists them, and removes them.
+//
+// Registries, manifests, signatures and credentials are the business of the
+// libraries under go.podman.io/image; which of their files count (registries.conf,
+// policy.json, auth.json, certs.d) is said in the options. What this package adds:
+// one normal form of references, one pull at a time for all who ask for the same
+// image, errors with kinds, and nothing left of a pull that failed.
+//
+// It is the only importer of that library. It knows no pod.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	own "github.com/monocrio/monocrio/internal/storage"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	istorage "go.podman.io/image/v5/storage"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage"
+)
+
+// Options are the files and rules of the image service. Empty paths mean the
+// system's default places.
+type Options struct {
+	Store                             *own.Store
+	AuthFile                          string
+	Policy                            string
+	RegistriesConf, RegistriesConfDir string
+	CertsDir                          string
+	BigFilesDir                       string
+	ProgressTimeout                   time.Duration // without a byte; 0: none
+	Pinned                            []string
+	Log                               *slog.Logger
+}
+
+// Service is the image service.
+type Service struct {
+	opts  Options
+	store storage.Store
+
+	mu      sync.Mutex
+	pulls   map[string]*Pull   // in flight, by key
+	configs map[string]*detail // by image id; contents never change under one id
+}
+
+// detail is what is read from an image's own files.
+type detail struct {
+	config v1.Image
+	size   int64
+}
+
+// Image is one image of the store.
+type Image struct {
+	ID                    string // of the configuration, hexadecimal
+	RepoTags, RepoDigests []string
+	Size                  uint64 // bytes of its layers, unpacked
+	Config                v1.ImageConfig
+	Created               time.Time
+	Pinned                bool
+	// Name is what the lookup was for; empty in lists.
+	Name string
+}
+
+// New makes the service over an open store.
+func New(o Options) *Service {
+	return &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+}
+
+// sys makes the library's context; auth may be nil.
+func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
+	return &types.SystemContext{
+		AuthFilePath:                s.opts.AuthFile,
+		SystemRegistriesConfPath:    s.opts.RegistriesConf,
+		SystemRegistriesConfDirPath: s.opts.RegistriesConfDir,
+		DockerPerHostCertDirPath:    s.opts.CertsDir,
+		BigFilesTemporaryDir:        s.opts.BigFilesDir,
+		SignaturePolicyPath:         s.opts.Policy,
+		DockerAuthConfig:            auth,
+		DockerRegistryUserAgent:     "monocrio",
+	}
+}
+
+// Find looks an image up by name, by name and digest, by id or by the beginning of
+// an id. The kind of the error is NotFound if there is none. It never pulls.
+func (s *Service) Find(ctx context.Context, ref string) (Image, error) {
+	img, err := s.lookup(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	i, err := s.describe(ctx, img)
+	i.Name = ref
+	return i, err
+}
+
+func (s *Service) lookup(ref string) (*storage.Image, error) {
+	if ref == "" {
+		return nil, errs.Invalid("the image reference is empty")
+	}
+	if id, ok := isID(ref); ok {
+		if img, err := s.store.Image(id); err == nil && strings.HasPrefix(img.ID, id) {
+			return img, nil
+		}
+	}
+	names, err := s.parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		r, err := istorage.Transport.NewStoreReference(s.store, n, "")
+		if err != nil {
+			return nil, errs.Invalid("cannot look up image %q: %w", ref, err)
+		}
+		_, img, err := istorage.ResolveReference(r)
+		switch {
+		case err == nil:
+			return img, nil
+		case !errors.Is(err, istorage.ErrNoSuchImage) && !errors.Is(err, storage.ErrImageUnknown):
+			return nil, fmt.Errorf("cannot look up image %q: %w", ref, err)
+		}
+	}
+	return nil, errs.NotFound("image", ref)
+}
+
+// List returns all images of the store that can be read; a damaged one is logged
+// and passed over.
+func (s *Service) List(ctx context.Context) ([]Image, error) {
+	all, err := s.store.Images()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list images: %w", err)
+	}
+	list := make([]Image, 0, len(all))
+	for i := range all {
+		img, err := s.describe(ctx, &all[i])
+		if err != nil {
+			s.opts.Log.Warn("an image of the store cannot be read", "image", all[i].ID, "err", err)
+			continue
+		}
+		list = append(list, img)
+	}
+	return list, nil
+}
+
+func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, error) {
+	d, err := s.detail(ctx, img)
+	if err != nil {
+		return Image{}, err
+	}
+	i := Image{ID: img.ID, Size: uint64(d.size), Config: d.config.Config, Created: img.Created}
+	i.RepoTags, i.RepoDigests = repoDigests(img.Names, img.Digests)
+	for _, n := range append(i.RepoTags, i.RepoDigests...) {
+		i.Pinned = i.Pinned || pinned(s.opts.Pinned, n)
+	}
+	return i, nil
+}
+
+// detail reads configuration and size, once per image.
+func (s *Service) detail(ctx context.Context, img *storage.Image) (*detail, error) {
+	s.mu.Lock()
+	d := s.configs[img.ID]
+	s.mu.Unlock()
+	if d != nil {
+		return d, nil
+	}
+	ref, err := istorage.Transport.ParseStoreReference(s.store, "@"+img.ID)
+	if err != nil {
+		return nil, err
+	}
+	i, err := ref.NewImage(ctx, s.sys(nil))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read image %s: %w", img.ID, err)
+	}
+	defer i.Close()
+	config, err := i.OCIConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration of image %s: %w", img.ID, err)
+	}
+	d = &detail{config: *config}
+	if d.size, err = i.Size(); err != nil {
+		return nil, fmt.Errorf("cannot tell the size of image %s: %w", img.ID, err)
+	}
+	s.mu.Lock()
+	s.configs[img.ID] = d
+	s.mu.Unlock()
+	return d, nil
+}
+
+// Remove deletes an image with all its names; absence is success. The kind of the
+// error is Precondition while containers stand on it.
+func (s *Service) Remove(_ context.Context, ref string) error {
+	img, err := s.lookup(ref)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if users, err := s.opts.Store.Users(img.ID); err != nil {
+		return err
+	} else if len(users) > 0 {
+		return errs.Precondition("cannot remove image %s: %d containers use it, %s among them", ref, len(users), users[0])
+	}
+	if _, err := s.store.DeleteImage(img.ID, true); err != nil && !errors.Is(err, storage.ErrImageUnknown) {
+		return fmt.Errorf("cannot remove image %s: %w", ref, err)
+	}
+	s.mu.Lock()
+	delete(s.configs, img.ID)
+	s.mu.Unlock()
+	return nil
+}
+
+// pinned tells whether a name matches one of the patterns: exact, name*, or *word*
+// (the last without regard to case).
+func pinned(patterns []string, name string) bool {
+	for _, p := range patterns {
+		switch {
+		case p == name, p == bare(name):
+			return true
+		case len(p) > 2 && strings.HasPrefix(p, "*") && strings.HasSuffix(p, "*"):
+			if strings.Contains(strings.ToLower(name), strings.ToLower(strings.Trim(p, "*"))) {
+				return true
+			}
+		case strings.HasSuffix(p, "*") && strings.HasPrefix(name, strings.TrimSuffix(p, "*")):
+			return true
+		default:
+			if ok, err := path.Match(p, name); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// giveBack returns the memory of a pull to the system: compression and transfers
+// leave tens of megabytes that an idle daemon should not hold.
+func giveBack() { debug.FreeOSMemory() }

@@ -1,0 +1,250 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Container is one container of a pod.
+type Container struct {
+	m   *Manager
+	id  string
+	req ContainerRequest
+	pod *Pod
+
+	op     lock          // lifecycle: climb, start, remove
+	exited chan struct{} // closed once the exit is recorded
+
+	mu      sync.Mutex // guards what follows
+	status  ContainerStatus
+	stopper *stopper
+	watched bool
+	gone    bool // the record is deleted
+}
+
+func (m *Manager) newContainer(id string, p *Pod, req ContainerRequest, st ContainerStatus) *Container {
+	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: newLock(), exited: newSignal()}
+	if st.FinishedAt != 0 {
+		close(c.exited)
+	}
+	return c
+}
+
+func (c *Container) kind() string  { return "container" }
+func (c *Container) ident() string { return c.id }
+
+// bundle is the folder with config.json, the attach socket and the control fifos.
+func (c *Container) bundle() string { return filepath.Join(c.m.RunDir, "containers", c.id) }
+
+func containerName(pod string, md *cri.ContainerMetadata) string {
+	return pod + "/" + strconv.Quote(md.GetName()) + "/" + strconv.FormatUint(uint64(md.GetAttempt()), 10)
+}
+
+func (c *Container) name() string { return containerName(c.req.Pod, c.req.Config.GetMetadata()) }
+
+func (c *Container) view() ContainerView {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return ContainerView{ID: c.id, Request: c.req, Status: c.status}
+}
+
+// transition is the only way in which a container's status changes: the record
+// first, then memory, then the event. change works on a copy and may refuse.
+func (c *Container) transition(change func(*ContainerStatus) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone {
+		return nil
+	}
+	next := c.status
+	if err := change(&next); err != nil {
+		return err
+	}
+	if err := c.m.ctrs.Update(c.id, next); err != nil {
+		return err
+	}
+	before := c.status
+	c.status = next
+	for _, e := range []struct {
+		was, is int64
+		typ     cri.ContainerEventType
+	}{
+		{before.CreatedAt, next.CreatedAt, cri.ContainerEventType_CONTAINER_CREATED_EVENT},
+		{before.StartedAt, next.StartedAt, cri.ContainerEventType_CONTAINER_STARTED_EVENT},
+		{before.FinishedAt, next.FinishedAt, cri.ContainerEventType_CONTAINER_STOPPED_EVENT},
+	} {
+		if e.was == 0 && e.is != 0 {
+			c.m.publish(Event{Container: c.id, Pod: c.req.Pod, Type: e.typ, At: time.Unix(0, e.is)})
+		}
+	}
+	if before.FinishedAt == 0 && next.FinishedAt != 0 {
+		close(c.exited)
+	}
+	return nil
+}
+
+func (c *Container) forget() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.m.ctrs.Delete(c.id); err != nil {
+		return err
+	}
+	c.gone = true
+	c.m.ctrIndex.remove(c.name(), c.id)
+	c.m.publish(Event{Container: c.id, Pod: c.req.Pod, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now()})
+	return nil
+}
+
+// stopper is a stop in progress. Later stops join it; one with a shorter grace
+// period moves its deadline.
+type stopper struct {
+	mu       sync.Mutex
+	deadline time.Time
+	sooner   chan struct{} // capacity 1
+	done     chan struct{}
+	err      error // valid after done: the process did not end
+}
+
+func (s *stopper) shorten(deadline time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if deadline.Before(s.deadline) {
+		s.deadline = deadline
+		select {
+		case s.sooner <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *stopper) left() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Until(s.deadline)
+}
+
+// stop ends the container's process: the stop signal, the grace period, SIGKILL. It
+// returns when the exit is recorded, and holds no lock meanwhile.
+func (c *Container) stop(ctx context.Context, grace time.Duration) error {
+	c.mu.Lock()
+	st := c.status
+	if st.FinishedAt != 0 || st.Process == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	if st.StartedAt == 0 {
+		grace = 0 // it waits to be started: no program is there to handle a signal
+	}
+	deadline := time.Now().Add(grace)
+	s := c.stopper
+	if s == nil {
+		s = &stopper{deadline: deadline, sooner: make(chan struct{}, 1), done: newSignal()}
+		c.stopper = s
+		c.m.wg.Go(func() { c.runStopper(s) })
+	}
+	c.mu.Unlock()
+	s.shorten(deadline)
+	select {
+	case <-c.exited:
+		return nil
+	case <-s.done:
+		return s.err
+	case <-ctx.Done():
+		return fmt.Errorf("container %s is still being stopped: %w", c.id, ctx.Err())
+	}
+}
+
+// killTime is how long a process may take to end after SIGKILL.
+const killTime = 10 * time.Second
+
+func (c *Container) runStopper(s *stopper) {
+	s.err = c.terminate(s)
+	c.mu.Lock()
+	c.stopper = nil
+	c.mu.Unlock()
+	close(s.done)
+}
+
+func (c *Container) terminate(s *stopper) error {
+	ctx := c.m.ctx
+	h, err := c.m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	if s.left() > 0 {
+		sig := c.stopSignal()
+		if err := h.Runtime.Kill(ctx, c.id, sig, false); err != nil {
+			c.m.Log.Debug("cannot send the stop signal", "ctr", c.id, "signal", sig, "err", err)
+		}
+	}
+	for left := s.left(); left > 0; left = s.left() {
+		timer := time.NewTimer(left)
+		select {
+		case <-c.exited:
+			timer.Stop()
+			return nil
+		case <-s.sooner:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		timer.Stop()
+	}
+	return c.killAll(ctx, h)
+}
+
+// killAll sends SIGKILL to everything in the container and waits for its end. A
+// paused container is thawed, or the signal would wait with it.
+func (c *Container) killAll(ctx context.Context, h *Handler) error {
+	var last error
+	for try := range 2 {
+		last = h.Runtime.Kill(ctx, c.id, syscall.SIGKILL, true)
+		if last != nil && try == 0 {
+			last = errors.Join(last, h.Runtime.Resume(ctx, c.id))
+			last = errors.Join(last, h.Runtime.Kill(ctx, c.id, syscall.SIGKILL, true))
+		}
+		select {
+		case <-c.exited:
+			return nil
+		case <-time.After(killTime / 2):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	stuck := ""
+	if p := c.view().Status.Process; p != nil {
+		stuck = stuckText(p.Init)
+	}
+	return errors.Join(fmt.Errorf("container %s does not end %s after SIGKILL%s", c.id, killTime, stuck), last)
+}
+
+// stuckText says where a process hangs in the kernel.
+func stuckText(id proc.ID) string {
+	if !id.Alive() {
+		return "; its first process is gone, its monitor waits"
+	}
+	state, wchan := proc.Blocked(id.Pid)
+	return fmt.Sprintf("; process %d is in state %s, waiting in %s", id.Pid, state, wchan)
+}
+
+// finish records the end of the process.
+func (c *Container) finish(at time.Time, code int32, reason, message string) error {
+	err := c.transition(func(s *ContainerStatus) error {
+		if s.FinishedAt == 0 {
+			s.FinishedAt, s.ExitCode, s.Reason, s.Message = at.UnixNano(), code, reason, message
+		}
+		return nil
+	})
+	c.m.Log.Info("container ended", "ctr", c.id, "pod", c.req.Pod, "code", code, "reason", reason, "err", err)
+	return err
+}

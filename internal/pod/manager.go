@@ -1,0 +1,413 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/record"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Options are what a Manager works with; package daemon fills them.
+type Options struct {
+	// StateDir holds the records, RunDir what does not survive a boot.
+	StateDir, RunDir string
+	// ExitsDir and AttachDir are where monitors leave exit codes and sockets.
+	ExitsDir, AttachDir string
+	// LogDir takes the logs of pods that name no folder.
+	LogDir string
+	// Boot is the kernel's boot id.
+	Boot string
+	// MakeTime bounds the making of one pod or container.
+	MakeTime time.Duration
+	// StopGrace is the grace period of a stop that names none.
+	StopGrace     time.Duration
+	LogSizeMax    int64
+	NoSyncLog     bool
+	NoPivot       bool
+	SystemdCgroup bool
+	// Sysctls are set in every pod that owns the namespace.
+	Sysctls          map[string]string
+	DisableHostPorts bool
+
+	Network    Network
+	Namespaces Namespaces
+	Cgroups    Cgroups
+	Rootfs     Rootfs
+	Images     Images
+	Monitors   Monitors
+	Handlers   Handlers
+	Specs      Specs
+	Log        *slog.Logger
+	// OnEvent is called for each change, in order per object, and must not block.
+	OnEvent func(Event)
+}
+
+// Manager owns all pods and containers.
+type Manager struct {
+	Options
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	pods     *record.Store[PodRequest, PodStatus]
+	ctrs     *record.Store[ContainerRequest, ContainerStatus]
+	debts    *record.Store[debt, debtStatus]
+	podIndex *index[*Pod]
+	ctrIndex *index[*Container]
+	podSteps []step[*Pod]
+	ctrSteps []step[*Container]
+	wake     chan struct{} // something is owed: sweep
+}
+
+// New opens the records. Recover must be called before anything else.
+func New(o Options) (*Manager, error) {
+	m := &Manager{Options: o, podIndex: newIndex[*Pod]("pod sandbox"), ctrIndex: newIndex[*Container]("container"), wake: make(chan struct{}, 1)}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
+	quarantine := filepath.Join(o.StateDir, "quarantine")
+	var err, err2, err3 error
+	m.pods, err = record.Open[PodRequest, PodStatus](filepath.Join(o.StateDir, "pods"), quarantine, "pod")
+	m.ctrs, err2 = record.Open[ContainerRequest, ContainerStatus](filepath.Join(o.StateDir, "containers"), quarantine, "container")
+	m.debts, err3 = record.Open[debt, debtStatus](filepath.Join(o.StateDir, "owed"), quarantine, "debt")
+	if err := errors.Join(err, err2, err3); err != nil {
+		m.cancel()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close lets go of everything in memory. Pods and containers go on.
+func (m *Manager) Close() {
+	m.cancel()
+	m.wg.Wait()
+}
+
+// Run makes a pod and returns its id once it is ready. A pod of the same name that
+// is ready already, or is being made, is the answer to a repeated call.
+func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler string) (string, error) {
+	if err := checkPod(config); err != nil {
+		return "", err
+	}
+	h, err := m.Handlers.Handler(handler)
+	if err != nil {
+		return "", err
+	}
+	held := func(p *Pod) error {
+		if v := p.view(); v.Status.Phase != Ready {
+			return errs.Errorf(errs.KindAlreadyExists, "cannot run pod %s: pod %s of that name is %s; remove it first", p.name(), p.id, v.Status.Phase)
+		}
+		return nil
+	}
+	return m.podIndex.fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
+}
+
+func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, m.MakeTime)
+	defer cancel()
+	id := ident.New()
+	req := PodRequest{Config: PodConfig{config}, Handler: h.Name}
+	var err error
+	if req.Cgroup, req.OwnCgroup, err = m.Cgroups.ParentPath(config.GetLinux().GetCgroupParent(), id); err != nil {
+		return "", err
+	}
+	if !req.HostNetwork() {
+		if req.Network, err = m.Network.Select(); err != nil {
+			return "", err
+		}
+	}
+	p := m.newPod(id, req, PodStatus{Phase: Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
+	if err := p.checkSysctls(); err != nil {
+		return "", err
+	}
+	p.op <- struct{}{}
+	defer p.op.release()
+	if err := m.pods.Create(id, req, p.status); err != nil {
+		return "", err
+	}
+	m.podIndex.add(p.name(), id, p)
+	undone, err := climb(ctx, m.podSteps, p)
+	if err == nil {
+		crashPoint("pod", "ready", "before-transition")
+		if err = p.transition(func(s *PodStatus) { s.Phase = Ready }); err == nil {
+			p.watchInfra()
+			return id, nil
+		}
+		undone = descend(ctx, m.podSteps, p) == nil
+	}
+	m.dropPod(p, undone)
+	return "", err
+}
+
+// dropPod forgets a pod whose making failed. What could not be undone stays on
+// record as removing, without its name, for the sweep.
+func (m *Manager) dropPod(p *Pod, undone bool) {
+	p.gate.closeNow()
+	p.end()
+	m.podIndex.freeName(p.name(), p.id)
+	if undone {
+		p.logErr(errors.Join(m.keepDebt(p), p.forget()))
+		return
+	}
+	p.logErr(p.transition(func(s *PodStatus) { s.Phase = Removing }))
+	m.sweepSoon()
+}
+
+// checkPod refuses a pod that cannot be meant.
+func checkPod(config *cri.PodSandboxConfig) error {
+	md := config.GetMetadata()
+	for _, f := range []struct{ name, value string }{{"name", md.GetName()}, {"namespace", md.GetNamespace()}, {"uid", md.GetUid()}} {
+		if f.value == "" {
+			return errs.Invalid("cannot run the pod: metadata.%s is empty", f.name)
+		}
+	}
+	if d := config.GetLogDirectory(); d != "" && !filepath.IsAbs(d) {
+		return errs.Invalid("cannot run pod %s: log_directory %q is not an absolute path", md.GetName(), d)
+	}
+	if h := config.GetHostname(); len(h) > 64 || strings.ContainsAny(h, "/\x00\n ") {
+		return errs.Invalid("cannot run pod %s: hostname %q: at most 64 characters, without blanks and slashes", md.GetName(), h)
+	}
+	return checkNamespaces(config)
+}
+
+func checkNamespaces(config *cri.PodSandboxConfig) error {
+	o, name := config.GetLinux().GetSecurityContext().GetNamespaceOptions(), config.GetMetadata().GetName()
+	for _, ns := range []struct {
+		what string
+		mode cri.NamespaceMode
+	}{{"network", o.GetNetwork()}, {"ipc", o.GetIpc()}} {
+		if ns.mode != cri.NamespaceMode_POD && ns.mode != cri.NamespaceMode_NODE {
+			return errs.Invalid("cannot run pod %s: the %s namespace can be POD or NODE, not %s", name, ns.what, ns.mode)
+		}
+	}
+	if o.GetPid() == cri.NamespaceMode_TARGET {
+		return errs.Invalid("cannot run pod %s: the PID namespace of a pod can be POD, CONTAINER or NODE, not TARGET", name)
+	}
+	u := o.GetUsernsOptions()
+	if u == nil || u.GetMode() == cri.NamespaceMode_NODE && len(u.GetUids())+len(u.GetGids()) == 0 {
+		return nil
+	}
+	switch {
+	case u.GetMode() == cri.NamespaceMode_NODE:
+		return errs.Invalid("cannot run pod %s: user namespace mappings contradict the mode NODE", name)
+	case u.GetMode() != cri.NamespaceMode_POD:
+		return errs.Invalid("cannot run pod %s: the user namespace can be POD or NODE, not %s", name, u.GetMode())
+	case len(u.GetUids()) != 1 || len(u.GetGids()) != 1:
+		return errs.Invalid("cannot run pod %s: a user namespace needs exactly one uid and one gid mapping", name)
+	}
+	for _, m := range []*cri.IDMapping{u.GetUids()[0], u.GetGids()[0]} {
+		if m.GetContainerId() != 0 || m.GetLength() == 0 {
+			return errs.Invalid("cannot run pod %s: a user namespace mapping must begin at container id 0 and have a length", name)
+		}
+	}
+	return nil
+}
+
+// Stop ends a pod's containers and gives its network back. Absence is success; so
+// is a network that does not let go, which is owed from then on.
+func (m *Manager) Stop(ctx context.Context, id string) error {
+	p, err := m.podIndex.find(id)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return p.stop(ctx)
+}
+
+func (p *Pod) stop(ctx context.Context) error {
+	p.end()
+	if err := p.gate.close(ctx); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+	}
+	if err := p.stopContainers(ctx); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+	}
+	if err := p.op.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+	}
+	defer p.op.release()
+	if v := p.view(); v.Status.Phase != Ready && v.Status.Infra == nil && !v.Status.Attached {
+		return nil
+	}
+	crashPoint("pod", "stop", "before-down")
+	if err := descend(ctx, p.m.stepsNamed("network", "infra"), p); err != nil {
+		return err
+	}
+	crashPoint("pod", "notready", "before-transition")
+	return p.transition(func(s *PodStatus) {
+		if s.Phase == Ready {
+			s.Phase = NotReady
+		}
+	})
+}
+
+// stepsNamed picks steps of the pod table, in its order.
+func (m *Manager) stepsNamed(names ...string) (list []step[*Pod]) {
+	for _, s := range m.podSteps {
+		for _, n := range names {
+			if s.name == n {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// stopContainers kills all containers of the pod at once.
+func (p *Pod) stopContainers(ctx context.Context) error {
+	list := p.containers()
+	failed := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, c := range list {
+		wg.Go(func() { failed[i] = c.stop(ctx, 0) })
+	}
+	wg.Wait()
+	return errors.Join(failed...)
+}
+
+// Remove stops a pod and unmakes it with its containers. Absence is success.
+func (m *Manager) Remove(ctx context.Context, id string) error {
+	p, err := m.podIndex.find(id)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := p.stop(ctx); err != nil {
+		return err
+	}
+	m.podIndex.freeName(p.name(), p.id)
+	for _, c := range p.containers() {
+		if err := c.remove(ctx); err != nil {
+			return err
+		}
+	}
+	return p.unmake(ctx)
+}
+
+// unmake walks all downs and deletes the record. What fails leaves the pod
+// removing, for the next call or the sweep.
+func (p *Pod) unmake(ctx context.Context) error {
+	if err := p.op.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
+	}
+	defer p.op.release()
+	if p.view().Status.Phase != Removing {
+		if err := p.transition(func(s *PodStatus) { s.Phase = Removing }); err != nil {
+			return err
+		}
+	}
+	crashPoint("pod", "removing", "after-transition")
+	if err := descend(ctx, p.m.podSteps, p); err != nil {
+		p.m.sweepSoon()
+		return err
+	}
+	if err := p.m.keepDebt(p); err != nil {
+		return err
+	}
+	crashPoint("pod", "record", "before-delete")
+	return p.forget()
+}
+
+// Pod returns one pod by id or by the beginning of its id.
+func (m *Manager) Pod(id string) (PodView, error) {
+	p, err := m.podIndex.find(id)
+	if err != nil {
+		return PodView{}, err
+	}
+	return p.view(), nil
+}
+
+// Pods returns all pods that are made; those being made or removed are not listed.
+func (m *Manager) Pods() (list []PodView) {
+	for _, p := range m.podIndex.all() {
+		if v := p.view(); v.Status.Phase == Ready || v.Status.Phase == NotReady {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// NamespacePath returns where a namespace of a pod is pinned; kind is net, ipc, uts
+// or user.
+func (m *Manager) NamespacePath(id, kind string) string {
+	return filepath.Join(m.RunDir, "pods", id, kind)
+}
+
+// ExecRequest is a command to be run in a container.
+type ExecRequest struct {
+	Command        []string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Terminal       bool
+	Resize         <-chan oci.Size
+	Timeout        time.Duration // 0: none
+}
+
+// Exec runs a command in a running container and returns its exit code. The kind of
+// the error after Timeout is Deadline; the command is killed then.
+func (m *Manager) Exec(ctx context.Context, id string, r ExecRequest) (int, error) {
+	c, err := m.ctrIndex.find(id)
+	if err != nil {
+		return 0, err
+	}
+	if len(r.Command) == 0 {
+		return 0, errs.Invalid("cannot exec in container %s: the command is empty", c.id)
+	}
+	if st := c.view().Status; st.State() != cri.ContainerState_CONTAINER_RUNNING {
+		return 0, errs.Precondition("cannot exec in container %s: it is not running", c.id)
+	}
+	h, err := m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return 0, err
+	}
+	p, err := c.processSpec()
+	if err != nil {
+		return 0, err
+	}
+	p.Args, p.Terminal = r.Command, r.Terminal
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+	}
+	code, err := h.Runtime.Exec(ctx, c.id, oci.ExecRequest{Process: p, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Resize: r.Resize})
+	if err != nil && errs.Is(err, errs.KindDeadline) {
+		err = errs.Errorf(errs.KindDeadline, "command %q in container %s timed out after %s and was killed", r.Command[0], c.id, r.Timeout)
+	}
+	return code, err
+}
+
+// processSpec is the container's own process description, as a start for an exec.
+func (c *Container) processSpec() (*specs.Process, error) {
+	spec, err := oci.LoadBundle(c.bundle())
+	if err != nil {
+		return nil, fmt.Errorf("cannot exec in container %s: %w", c.id, err)
+	}
+	return spec.Process, nil
+}
+
+// debt is a CNI DEL that is owed for a pod that is gone.
+type debt struct {
+	Config  cni.Config  `json:"config"`
+	Request cni.Request `json:"request"`
+	Result  []byte      `json:"result"`
+}
+
+type debtStatus struct {
+	Since int64  `json:"since"`
+	Tries int    `json:"tries"`
+	Error string `json:"error"`
+}

@@ -1,0 +1,298 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/ident"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Create makes a container in a ready pod, up to the point where its process waits
+// to be started. A container of the same name that is being made, or was made and
+// not started, is the answer to a repeated call.
+func (m *Manager) Create(ctx context.Context, podID string, config *cri.ContainerConfig) (string, error) {
+	p, err := m.podIndex.find(podID)
+	if err != nil {
+		return "", err
+	}
+	if err := checkContainer(p, config); err != nil {
+		return "", err
+	}
+	held := func(c *Container) error {
+		v := c.view()
+		if v.Status.Phase == Live && v.Status.State() == cri.ContainerState_CONTAINER_CREATED {
+			return nil
+		}
+		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
+	}
+	return m.ctrIndex.fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config) })
+}
+
+func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, error) {
+	if !p.gate.enter() {
+		return "", errs.Precondition("cannot create a container in pod %s: it is not ready", p.id)
+	}
+	defer p.gate.leave()
+	ctx, cancel := context.WithTimeout(p.life, m.MakeTime)
+	defer cancel()
+	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())
+	if err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
+	}
+	id := ident.New()
+	req := ContainerRequest{Pod: p.id, Config: ContainerConfig{config}, Handler: p.req.Handler, Image: image}
+	if req.LogPath, err = m.logPath(p, id, config); err != nil {
+		return "", err
+	}
+	if req.Target, err = m.target(p, config); err != nil {
+		return "", err
+	}
+	c := m.newContainer(id, p, req, ContainerStatus{Phase: Creating, Boot: m.Boot})
+	c.op <- struct{}{}
+	defer c.op.release()
+	if err := m.ctrs.Create(id, req, c.status); err != nil {
+		return "", err
+	}
+	m.ctrIndex.add(c.name(), id, c)
+	undone, err := climb(ctx, m.ctrSteps, c)
+	if err == nil {
+		crashPoint("container", "created", "before-transition")
+		err = c.transition(func(s *ContainerStatus) error {
+			s.Phase, s.CreatedAt = Live, time.Now().UnixNano()
+			return nil
+		})
+		if err == nil {
+			c.watch()
+			return id, nil
+		}
+		undone = descend(ctx, m.ctrSteps, c) == nil
+	}
+	m.dropContainer(c, undone)
+	return "", err
+}
+
+// dropContainer forgets a container whose making failed, like dropPod.
+func (m *Manager) dropContainer(c *Container, undone bool) {
+	m.ctrIndex.freeName(c.name(), c.id)
+	if undone {
+		c.logErr("cannot forget a container that was undone", c.forget())
+		return
+	}
+	c.logErr("cannot record a failed container", c.transition(toRemoving))
+	m.sweepSoon()
+}
+
+func toRemoving(s *ContainerStatus) error { s.Phase = Removing; return nil }
+
+func checkContainer(p *Pod, config *cri.ContainerConfig) error {
+	name := config.GetMetadata().GetName()
+	if name == "" {
+		return errs.Invalid("cannot create the container: metadata.name is empty")
+	}
+	if config.GetImage().GetImage() == "" {
+		return errs.Invalid("cannot create container %s: image.image is empty", name)
+	}
+	if l := config.GetLogPath(); l != "" && !filepath.IsLocal(l) {
+		return errs.Invalid("cannot create container %s: log_path %q leaves the pod's log directory", name, l)
+	}
+	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if o == nil {
+		return nil
+	}
+	if net := o.GetNetwork(); (net == cri.NamespaceMode_NODE) != p.req.HostNetwork() {
+		return errs.Invalid("cannot create container %s: its network namespace %s contradicts that of pod %s", name, net, p.id)
+	}
+	if o.GetPid() == cri.NamespaceMode_POD && !p.sharedPID() {
+		return errs.Invalid("cannot create container %s: it asks for the pod's PID namespace, but pod %s shares none", name, p.id)
+	}
+	return nil
+}
+
+// logPath is where the container's log goes: below the pod's log directory.
+func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (string, error) {
+	dir, rel := p.req.Config.GetLogDirectory(), config.GetLogPath()
+	if dir == "" {
+		dir = filepath.Join(m.LogDir, p.id)
+	}
+	if rel == "" {
+		rel = id + ".log"
+	}
+	path := filepath.Join(dir, rel)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the log folder of container %s: %w", config.GetMetadata().GetName(), err)
+	}
+	return path, nil
+}
+
+// target finds the container whose PID namespace is asked for.
+func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
+	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if o.GetPid() != cri.NamespaceMode_TARGET {
+		return "", nil
+	}
+	t, err := m.ctrIndex.find(o.GetTargetId())
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("cannot find the target of the PID namespace: %w", err)
+	case t.req.Pod != p.id:
+		return "", errs.Invalid("cannot join the PID namespace of container %s: it belongs to another pod", t.id)
+	case t.view().Status.State() != cri.ContainerState_CONTAINER_RUNNING:
+		return "", errs.Precondition("cannot join the PID namespace of container %s: it is not running", t.id)
+	}
+	return t.id, nil
+}
+
+// Start lets the process of a created container go on to its program.
+func (m *Manager) Start(ctx context.Context, id string) error {
+	c, err := m.ctrIndex.find(id)
+	if err != nil {
+		return err
+	}
+	if !c.pod.gate.enter() {
+		return errs.Precondition("cannot start container %s: its pod is not ready", c.id)
+	}
+	defer c.pod.gate.leave()
+	if err := c.op.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	defer c.op.release()
+	st := c.view().Status
+	if s := st.State(); st.Phase != Live || s != cri.ContainerState_CONTAINER_CREATED {
+		return errs.Precondition("cannot start container %s: it is %s, only a created container can be started", c.id, stateWord(s))
+	}
+	h, err := m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	crashPoint("container", "start", "before-up")
+	// A start that began must become known even if its caller is gone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
+	defer cancel()
+	if err := h.Runtime.Start(ctx, c.id); err != nil {
+		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
+		c.cannotRun(ctx, h, err)
+		return err
+	}
+	crashPoint("container", "started", "before-transition")
+	return c.transition(func(s *ContainerStatus) error {
+		s.StartedAt = time.Now().UnixNano()
+		if s.FinishedAt != 0 { // it was quicker than we
+			s.StartedAt = min(s.StartedAt, s.FinishedAt)
+		}
+		return nil
+	})
+}
+
+// cannotRun records a container whose start failed as exited, with the reason, so
+// that the kubelet and its users see it; the process that waits is killed.
+func (c *Container) cannotRun(ctx context.Context, h *Handler, cause error) {
+	c.logErr("cannot kill a container that did not start", h.Runtime.Delete(ctx, c.id, true))
+	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
+}
+
+func stateWord(s cri.ContainerState) string {
+	switch s {
+	case cri.ContainerState_CONTAINER_CREATED:
+		return "created"
+	case cri.ContainerState_CONTAINER_RUNNING:
+		return "running"
+	case cri.ContainerState_CONTAINER_EXITED:
+		return "exited"
+	}
+	return "being made or removed"
+}
+
+// StopContainer ends a container: its stop signal, then SIGKILL after the grace
+// period. Absence is success. A call with a shorter grace period shortens one in
+// progress.
+func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := m.ctrIndex.find(id)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return c.stop(ctx, grace)
+}
+
+// RemoveContainer kills a container if it runs and unmakes it. Absence is success.
+func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
+	c, err := m.ctrIndex.find(id)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return c.remove(ctx)
+}
+
+func (c *Container) remove(ctx context.Context) error {
+	if err := c.stop(ctx, 0); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
+	}
+	if err := c.op.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
+	}
+	defer c.op.release()
+	c.m.ctrIndex.freeName(c.name(), c.id)
+	if c.view().Status.Phase != Removing {
+		if err := c.transition(toRemoving); err != nil {
+			return err
+		}
+	}
+	crashPoint("container", "removing", "after-transition")
+	if err := descend(ctx, c.m.ctrSteps, c); err != nil {
+		c.m.sweepSoon()
+		return err
+	}
+	crashPoint("container", "record", "before-delete")
+	return c.forget()
+}
+
+// Container returns one container by id or by the beginning of its id; one that is
+// being made is not found.
+func (m *Manager) Container(id string) (ContainerView, error) {
+	c, err := m.ctrIndex.find(id)
+	if err != nil {
+		return ContainerView{}, err
+	}
+	v := c.view()
+	if v.Status.Phase == Creating {
+		return ContainerView{}, errs.NotFound("container", id)
+	}
+	return v, nil
+}
+
+// Containers returns all containers that are made.
+func (m *Manager) Containers() (list []ContainerView) {
+	for _, c := range m.ctrIndex.all() {
+		if v := c.view(); v.Status.Phase == Live {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// ReopenLog makes the monitor open the log file anew, after a rotation.
+func (m *Manager) ReopenLog(ctx context.Context, id string) error {
+	c, err := m.ctrIndex.find(id)
+	if err != nil {
+		return err
+	}
+	if st := c.view().Status; st.State() != cri.ContainerState_CONTAINER_RUNNING {
+		return errs.Precondition("cannot reopen the log of container %s: it is not running", c.id)
+	}
+	return m.Monitors.Reopen(ctx, c.bundle())
+}
+
+// BundlePath is the folder of a container's config.json, attach socket and fifos.
+func (m *Manager) BundlePath(id string) string { return filepath.Join(m.RunDir, "containers", id) }
+
+// errGone ends a step whose object's pod is being stopped.
+var errGone = errors.New("the pod is being stopped")

@@ -1,0 +1,116 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Pod is one pod sandbox.
+type Pod struct {
+	m   *Manager
+	id  string
+	req PodRequest
+
+	// gate lets creates and starts in while the pod is ready; a stop closes it and
+	// cancels life, so that what is being made gives up.
+	gate gate
+	life context.Context
+	end  context.CancelFunc
+	op   lock // lifecycle: climb, stop, remove
+
+	mu     sync.Mutex // guards what follows
+	status PodStatus
+	gone   bool // the record is deleted
+}
+
+func (m *Manager) newPod(id string, req PodRequest, st PodStatus) *Pod {
+	p := &Pod{m: m, id: id, req: req, status: st, op: newLock()}
+	p.life, p.end = context.WithCancel(m.ctx)
+	if st.Phase != Creating && st.Phase != Ready {
+		p.gate.closed = true
+		p.end()
+	}
+	return p
+}
+
+func (p *Pod) kind() string  { return "pod" }
+func (p *Pod) ident() string { return p.id }
+
+// runDir holds the pod's pinned namespaces and files.
+func (p *Pod) runDir() string { return filepath.Join(p.m.RunDir, "pods", p.id) }
+
+// podName is the name that a pod's identity makes: what the kubelet repeats when it
+// asks again.
+func podName(md *cri.PodSandboxMetadata) string {
+	return fmt.Sprintf("%q/%q/%q/%d", md.GetNamespace(), md.GetName(), md.GetUid(), md.GetAttempt())
+}
+
+func (p *Pod) name() string { return podName(p.req.Config.GetMetadata()) }
+
+// view returns a consistent copy.
+func (p *Pod) view() PodView {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return PodView{ID: p.id, Request: p.req, Status: p.status}
+}
+
+// transition is the only way in which a pod's status changes: the record first,
+// then memory, then the event. change works on a copy.
+func (p *Pod) transition(change func(*PodStatus)) error {
+	p.mu.Lock()
+	if p.gone {
+		p.mu.Unlock()
+		return nil
+	}
+	next, was := p.status, p.status.Phase
+	change(&next)
+	if err := p.m.pods.Update(p.id, next); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.status = next
+	p.mu.Unlock()
+	if next.Phase != was {
+		p.m.Log.Info("pod is "+string(next.Phase), "pod", p.id, "name", p.req.Config.GetMetadata().GetName(), "namespace", p.req.Config.GetMetadata().GetNamespace())
+		p.m.publish(Event{Pod: p.id, Type: podEvent(next.Phase), At: time.Now()})
+	}
+	return nil
+}
+
+func podEvent(ph Phase) cri.ContainerEventType {
+	switch ph {
+	case Ready:
+		return cri.ContainerEventType_CONTAINER_STARTED_EVENT
+	case NotReady:
+		return cri.ContainerEventType_CONTAINER_STOPPED_EVENT
+	}
+	return cri.ContainerEventType_CONTAINER_CREATED_EVENT
+}
+
+// forget deletes the record of a pod of which nothing is left.
+func (p *Pod) forget() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.m.pods.Delete(p.id); err != nil {
+		return err
+	}
+	p.gone = true
+	p.m.podIndex.remove(p.name(), p.id)
+	p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now()})
+	return nil
+}
+
+// containers returns the pod's containers.
+func (p *Pod) containers() (list []*Container) {
+	for _, c := range p.m.ctrIndex.all() {
+		if c.req.Pod == p.id {
+			list = append(list, c)
+		}
+	}
+	return list
+}

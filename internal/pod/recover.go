@@ -1,0 +1,349 @@
+package pod
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/linux/mount"
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/oci"
+)
+
+// Recover makes the facts obey the records, before the first call is served. The
+// records are the truth about intent, the kernel is the truth about fact:
+//
+//   - what was half made or half removed is unmade;
+//   - a container whose monitor lives is watched again, one whose monitor ended
+//     meanwhile gets the exit that it left;
+//   - after a reboot all pods are not ready and all containers have exited;
+//   - what bears our mark and has no record is removed.
+//
+// It fails only if the records cannot be read at all: what goes wrong with one
+// object is logged, and the sweep tries again.
+func (m *Manager) Recover(ctx context.Context) error {
+	if err := m.load(); err != nil {
+		return err
+	}
+	all := m.ctrIndex.all()
+	m.each(len(all), func(i int) { all[i].recover(ctx) })
+	pods := m.podIndex.all()
+	m.each(len(pods), func(i int) { pods[i].recover(ctx) })
+	m.sweepOrphans(ctx)
+	m.wg.Go(m.sweeper)
+	m.sweepSoon()
+	m.Log.Info("recovered", "pods", len(m.podIndex.all()), "containers", len(m.ctrIndex.all()))
+	return nil
+}
+
+// each runs f for 0 to n-1, a few at a time.
+func (m *Manager) each(n int, f func(int)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 8)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			f(i)
+		})
+	}
+	wg.Wait()
+}
+
+func (m *Manager) load() error {
+	pods, badPods, err := m.pods.All()
+	if err != nil {
+		return err
+	}
+	ctrs, badCtrs, err := m.ctrs.All()
+	if err != nil {
+		return err
+	}
+	for _, err := range append(badPods, badCtrs...) {
+		m.Log.Error("a record cannot be used; it is set aside in the quarantine folder", "err", err)
+	}
+	for _, r := range pods {
+		p := m.newPod(r.ID, r.Request, r.Status)
+		m.podIndex.add(p.name(), p.id, p)
+		if r.Status.Phase == Removing {
+			m.podIndex.freeName(p.name(), p.id)
+		}
+	}
+	for _, r := range ctrs {
+		p, err := m.podIndex.find(r.Request.Pod)
+		if err != nil { // its pod's record is lost: a pod that only serves to unmake it
+			p = m.newPod(r.Request.Pod, PodRequest{Handler: r.Request.Handler}, PodStatus{Phase: Removing})
+			r.Status.Phase = Removing
+		}
+		c := m.newContainer(r.ID, p, r.Request, r.Status)
+		m.ctrIndex.add(c.name(), c.id, c)
+		if r.Status.Phase == Removing {
+			m.ctrIndex.freeName(c.name(), c.id)
+		}
+	}
+	return nil
+}
+
+func (c *Container) recover(ctx context.Context) {
+	st := c.view().Status
+	switch {
+	case st.Phase != Live:
+		c.op <- struct{}{}
+		defer c.op.release()
+		undone := descend(ctx, c.m.ctrSteps, c)
+		c.logErr("cannot unmake a half-made container", undone)
+		c.m.dropContainer(c, undone == nil)
+	case st.FinishedAt != 0:
+	case st.Boot != c.m.Boot:
+		c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reasonUnknown, "the node was restarted while the container ran"))
+	case st.Process == nil || !st.Process.Monitor.Alive():
+		c.settle(ctx)
+	default:
+		c.adopt(ctx, st)
+	}
+}
+
+// adopt watches a container again. The daemon may have died between the start and
+// its record: the runtime knows.
+func (c *Container) adopt(ctx context.Context, st ContainerStatus) {
+	if st.StartedAt == 0 {
+		h, err := c.m.Handlers.Handler(c.req.Handler)
+		if err == nil {
+			var s oci.State
+			if s, err = h.Runtime.State(ctx, c.id); err == nil && s.Status == oci.Running {
+				err = c.transition(func(s *ContainerStatus) error { s.StartedAt = time.Now().UnixNano(); return nil })
+			}
+		}
+		c.logErr("cannot find out whether a container runs", err)
+	}
+	c.watch()
+}
+
+func (p *Pod) recover(ctx context.Context) {
+	st := p.view().Status
+	switch {
+	case st.Phase == Creating || st.Phase == Removing:
+		for _, c := range p.containers() {
+			p.logErr(c.remove(ctx))
+		}
+		p.op <- struct{}{}
+		defer p.op.release()
+		undone := descend(ctx, p.m.podSteps, p)
+		p.logErr(undone)
+		p.m.dropPod(p, undone == nil)
+	case st.Phase == Ready && st.Boot != p.m.Boot:
+		p.becomeNotReady(ctx, "the node was restarted")
+	case st.Phase == Ready && !p.intact(st):
+		p.becomeNotReady(ctx, "its namespaces or its infra process are gone")
+	case st.Phase == Ready:
+		p.watchInfra()
+	}
+}
+
+// becomeNotReady gives back what a pod that cannot go on holds of the network.
+func (p *Pod) becomeNotReady(ctx context.Context, why string) {
+	p.m.Log.Warn("a pod cannot go on", "pod", p.id, "why", why)
+	p.gate.closeNow()
+	p.end()
+	p.logErr(descend(ctx, p.m.stepsNamed("network", "infra"), p))
+	p.logErr(p.transition(func(s *PodStatus) { s.Phase, s.IPs = NotReady, nil }))
+}
+
+// intact tells whether what the pod stands on is still there.
+func (p *Pod) intact(st PodStatus) bool {
+	for _, k := range p.kinds() {
+		if !mount.IsNamespace(filepath.Join(p.runDir(), string(k))) {
+			return false
+		}
+	}
+	return !p.sharedPID() || st.Infra != nil && st.Infra.Init.Alive()
+}
+
+// sweepOrphans removes what bears our mark and has no record: it was quarantined,
+// or its record was lost with the power.
+func (m *Manager) sweepOrphans(ctx context.Context) {
+	m.orphanFolders(ctx, "containers", func(id string) bool { _, err := m.ctrIndex.find(id); return err == nil }, m.unmakeContainerFolder)
+	m.orphanFolders(ctx, "pods", func(id string) bool { _, err := m.podIndex.find(id); return err == nil }, m.unmakePodFolder)
+	leases, err := m.Rootfs.Leases(ctx)
+	for _, id := range leases {
+		if _, e := m.ctrIndex.find(id); e != nil {
+			err = errors.Join(err, m.Rootfs.Unmount(ctx, id), m.Rootfs.Release(ctx, id))
+		}
+	}
+	var valid []string
+	for _, p := range m.podIndex.all() {
+		if p.view().Status.Attached {
+			valid = append(valid, p.id)
+		}
+	}
+	debts, _, e := m.debts.All()
+	for _, d := range debts {
+		valid = append(valid, d.ID)
+	}
+	if err = errors.Join(err, e, m.Network.GC(ctx, valid)); err != nil {
+		m.Log.Error("not everything without a record could be removed", "err", err)
+	}
+}
+
+func (m *Manager) orphanFolders(ctx context.Context, what string, known func(string) bool, unmake func(context.Context, string, string) error) {
+	dir := filepath.Join(m.RunDir, what)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // not made yet
+	}
+	for _, e := range entries {
+		if !ident.Valid(e.Name()) || known(e.Name()) {
+			continue
+		}
+		err := unmake(ctx, e.Name(), filepath.Join(dir, e.Name()))
+		m.Log.Warn("removed what had no record", "what", what, "id", e.Name(), "err", err)
+	}
+}
+
+func (m *Manager) unmakeContainerFolder(ctx context.Context, id, dir string) error {
+	return errors.Join(m.endStray(ctx, id, dir), os.RemoveAll(dir), m.removeExit(id))
+}
+
+func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
+	err := errors.Join(m.endStray(ctx, id, filepath.Join(dir, "infra")), m.Namespaces.Unpin(dir), mount.Unmount(filepath.Join(dir, FileShm)))
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(dir), m.removeExit(id))
+}
+
+// endStray ends a container of which only the bundle is known, in whichever runtime
+// knows it.
+func (m *Manager) endStray(ctx context.Context, id, bundle string) error {
+	h, err := m.Handlers.Handler("")
+	if err != nil {
+		return err
+	}
+	return m.endProcess(ctx, h.Name, id, bundle, nil)
+}
+
+// monitorOf tells whether a process is the monitor of a bundle: its arguments say
+// so. Pids are reused; a pid file alone proves nothing.
+func monitorOf(id proc.ID, bundle string) bool {
+	args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(id.Pid), "cmdline"))
+	return err == nil && id.Start != 0 && bytes.Contains(append([]byte{0}, args...), []byte("\x00"+bundle+"\x00"))
+}
+
+// sweepSoon wakes the sweeper.
+func (m *Manager) sweepSoon() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// The sweeper tries again what could not be undone: after 5 seconds, then less and
+// less often.
+const (
+	sweepFirst = 5 * time.Second
+	sweepMost  = 5 * time.Minute
+)
+
+func (m *Manager) sweeper() {
+	wait := sweepFirst
+	for {
+		select {
+		case <-m.wake:
+			wait = sweepFirst
+		case <-m.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if m.sweep(m.ctx) == 0 {
+			wait = sweepMost
+		} else {
+			wait = min(2*wait, sweepMost)
+		}
+	}
+}
+
+// sweep tries everything that is owed once and returns how much still is.
+func (m *Manager) sweep(ctx context.Context) (owed int) {
+	note := func(what, id string, err error) {
+		if err != nil {
+			owed++
+			m.Log.Warn("still owed: "+what, "id", id, "err", err)
+		}
+	}
+	for _, c := range m.ctrIndex.all() {
+		if c.view().Status.Phase == Removing {
+			note("the removal of a container", c.id, c.remove(ctx))
+		}
+	}
+	for _, p := range m.podIndex.all() {
+		switch v := p.view(); {
+		case v.Status.Phase == Removing:
+			note("the removal of a pod", p.id, p.unmake(ctx))
+		case v.Status.Phase == NotReady && v.Status.Owed != "":
+			note("the network of a stopped pod", p.id, p.retryNetwork(ctx))
+		}
+	}
+	debts, bad, err := m.debts.All()
+	note("the records of debts", "", errors.Join(append(bad, err)...))
+	for _, d := range debts {
+		note("a CNI DEL", d.ID, m.payDebt(ctx, d.ID, d.Request, d.Status))
+	}
+	return owed
+}
+
+func (p *Pod) retryNetwork(ctx context.Context) error {
+	if err := p.op.acquire(ctx); err != nil {
+		return err
+	}
+	defer p.op.release()
+	if err := p.detach(ctx, p.view()); err != nil {
+		return err
+	}
+	return p.transition(func(s *PodStatus) { s.Attached, s.Owed = false, "" })
+}
+
+// keepDebt writes down the CNI DEL that a pod leaves unpaid, before its own record
+// goes.
+func (m *Manager) keepDebt(p *Pod) error {
+	v := p.view()
+	if v.Status.Owed == "" {
+		return nil
+	}
+	r, err := p.networkRequest()
+	if err != nil {
+		return nil
+	}
+	r.NetNS = ""
+	if err := m.debts.Delete(p.id); err != nil { // from a removal that stopped here
+		return err
+	}
+	err = m.debts.Create(p.id, debt{Config: p.req.Network, Request: r, Result: v.Status.Result},
+		debtStatus{Since: time.Now().UnixNano(), Error: v.Status.Owed})
+	m.sweepSoon()
+	return err
+}
+
+func (m *Manager) payDebt(ctx context.Context, id string, d debt, st debtStatus) error {
+	ctx, cancel := context.WithTimeout(ctx, undoTime/2)
+	defer cancel()
+	err := m.Network.Detach(ctx, d.Config, d.Request, d.Result)
+	if err == nil {
+		m.Log.Info("paid: the CNI DEL of a removed pod", "pod", id, "tries", st.Tries+1)
+		return m.debts.Delete(id)
+	}
+	st.Tries, st.Error = st.Tries+1, err.Error()
+	return errors.Join(fmt.Errorf("try %d: %w", st.Tries, err), m.debts.Update(id, st))
+}
+
+// Owed counts the CNI DELs that removed pods still owe.
+func (m *Manager) Owed() int {
+	debts, _, _ := m.debts.All()
+	return len(debts)
+}

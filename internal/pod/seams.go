@@ -1,0 +1,145 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/monitor"
+	"github.com/monocrio/monocrio/internal/oci"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Network attaches pods to networks (package cni).
+type Network interface {
+	// Select returns the configuration that a new pod gets; it is recorded before
+	// Attach and given back to Detach.
+	Select() (cni.Config, error)
+	// Attach joins the namespace to the network. A failure leaves nothing behind.
+	Attach(context.Context, cni.Config, cni.Request) (cni.Result, error)
+	// Detach undoes Attach; absence is success, a namespace that is gone too.
+	Detach(context.Context, cni.Config, cni.Request, json.RawMessage) error
+	// GC frees what belongs to no pod of the list.
+	GC(ctx context.Context, valid []string) error
+}
+
+// Namespaces pins namespaces as files of a folder (package linux/namespace).
+type Namespaces interface {
+	Pin(context.Context, namespace.PinRequest) error
+	// Unpin unmounts and deletes what Pin made; absence is success.
+	Unpin(dir string) error
+}
+
+// Cgroups makes the pods' cgroups (package linux/cgroup). Paths are what
+// ParentPath returned.
+type Cgroups interface {
+	// ParentPath checks a cgroup parent as the CRI gives it. With an empty parent
+	// it returns a path made from the pod's id, and true: the cgroup is ours.
+	ParentPath(parent, id string) (path string, ours bool, err error)
+	// ContainerPath is the OCI cgroupsPath of a container below a parent.
+	ContainerPath(parent, id string) string
+	// Create makes the cgroup with the limits that are given; one that is there
+	// is kept and gets them too.
+	Create(ctx context.Context, path string, limits *specs.LinuxResources) error
+	// Remove deletes a cgroup and the empty ones below it; absence is success.
+	Remove(ctx context.Context, path string) error
+}
+
+// Lease is a writable root file system held for one container.
+type Lease struct {
+	ID, Image, Pod string
+	// UIDs and GIDs map the pod's user namespace; empty: none.
+	UIDs, GIDs []specs.LinuxIDMapping
+	MountLabel string
+}
+
+// Rootfs leases writable layers (package storage).
+type Rootfs interface {
+	// Lease makes the layer of container l.ID over the image, or finds it.
+	Lease(context.Context, Lease) error
+	// Mount mounts a leased layer and returns its folder.
+	Mount(ctx context.Context, id string) (path string, err error)
+	// Unmount and Release undo; absence is success.
+	Unmount(ctx context.Context, id string) error
+	Release(ctx context.Context, id string) error
+	// Leases lists the ids of all layers with our mark.
+	Leases(context.Context) ([]string, error)
+}
+
+// Image is what a container needs to know of its image.
+type Image struct {
+	// ID is the image's id, Ref the reference with a digest when one is known,
+	// Name what the user asked for.
+	ID, Ref, Name string
+	Config        v1.ImageConfig
+}
+
+// Images resolves references against the local store (package image).
+type Images interface {
+	// Resolve never pulls; the kind of its error is NotFound if the image is
+	// absent.
+	Resolve(ctx context.Context, ref string) (Image, error)
+}
+
+// Monitors starts and asks the processes that watch containers (package monitor).
+type Monitors interface {
+	Start(context.Context, monitor.Spawn) (monitor.Process, error)
+	// ReadExit tells how a container ended; false while there is no exit file.
+	ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, error)
+	Reopen(ctx context.Context, bundle string) error
+	// Wait returns when the process is gone; at once if it is.
+	Wait(context.Context, proc.ID) error
+}
+
+// Handler is a runtime handler that is ready for use.
+type Handler struct {
+	Name    string
+	Runtime oci.Runtime
+	// Monitor is the executable of the monitor, Argv0 its name, Env its
+	// environment.
+	Monitor, Argv0 string
+	Env            []string
+	MinMemory      int64 // bytes; smaller limits are refused
+}
+
+// Handlers finds runtime handlers.
+type Handlers interface {
+	// Handler returns the named handler, for "" the default one; NotFound kind
+	// with the names there are otherwise.
+	Handler(name string) (*Handler, error)
+}
+
+// SpecRequest is what the OCI spec of a container is made from.
+type SpecRequest struct {
+	ID      string
+	Pod     View[PodRequest, PodStatus]
+	Config  *cri.ContainerConfig
+	Image   Image
+	Handler string
+	// Rootfs is the mounted root file system, Files the pod's RUN folder.
+	Rootfs, Files string
+	CgroupsPath   string
+	// PIDNamespace is a path, "" for a namespace of its own; with HostPID none.
+	PIDNamespace string
+}
+
+// Specs builds OCI specs (package spec, with the facts of the node).
+type Specs interface {
+	Container(context.Context, SpecRequest) (*specs.Spec, error)
+	// Infra is the spec of the process that holds a shared PID namespace.
+	Infra(context.Context, SpecRequest) (*specs.Spec, error)
+	// Limits turns the CRI's resources into the spec's.
+	Limits(...*cri.LinuxContainerResources) *specs.LinuxResources
+}
+
+// Event tells that an object changed; it can be queried when the event is sent.
+type Event struct {
+	Container, Pod string // Container is empty for an event of the pod itself
+	Type           cri.ContainerEventType
+	At             time.Time
+}

@@ -1,0 +1,257 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/monitor"
+	"github.com/monocrio/monocrio/internal/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func containerSteps() []step[*Container] {
+	return []step[*Container]{
+		{"rootfs", (*Container).rootfsUp, (*Container).rootfsDown},
+		{"bundle", (*Container).bundleUp, (*Container).bundleDown},
+		{"process", (*Container).processUp, (*Container).processDown},
+	}
+}
+
+func (c *Container) rootfsUp(ctx context.Context) error {
+	l := Lease{ID: c.id, Pod: c.pod.id, Image: c.req.Image.ID}
+	if u := c.pod.req.UserNS(); u != nil {
+		l.UIDs, l.GIDs = specMap(u.GetUids()), specMap(u.GetGids())
+	}
+	if err := c.m.Rootfs.Lease(ctx, l); err != nil {
+		return err
+	}
+	_, err := c.m.Rootfs.Mount(ctx, c.id)
+	return err
+}
+
+func specMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
+	for _, e := range list {
+		m = append(m, specs.LinuxIDMapping{ContainerID: e.GetContainerId(), HostID: e.GetHostId(), Size: e.GetLength()})
+	}
+	return m
+}
+
+func (c *Container) rootfsDown(ctx context.Context) error {
+	if err := c.m.Rootfs.Unmount(ctx, c.id); err != nil {
+		return err
+	}
+	return c.m.Rootfs.Release(ctx, c.id)
+}
+
+func (c *Container) bundleUp(ctx context.Context) error {
+	rootfs, err := c.m.Rootfs.Mount(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	h, err := c.m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	if limit := c.req.Config.GetLinux().GetResources().GetMemoryLimitInBytes(); limit > 0 && limit < h.MinMemory {
+		return errs.Invalid("memory limit of %d bytes: runtime handler %q needs at least %d to start a container", limit, h.Name, h.MinMemory)
+	}
+	pidns, err := c.pidNamespace()
+	if err != nil {
+		return err
+	}
+	spec, err := c.m.Specs.Container(ctx, SpecRequest{
+		ID: c.id, Pod: c.pod.view(), Config: c.req.Config.ContainerConfig, Image: c.req.Image, Handler: c.req.Handler,
+		Rootfs: rootfs, Files: c.pod.runDir(), CgroupsPath: c.m.Cgroups.ContainerPath(c.pod.req.Cgroup, c.id), PIDNamespace: pidns,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.bundle(), 0o700); err != nil {
+		return err
+	}
+	return oci.WriteBundle(c.bundle(), spec)
+}
+
+// pidNamespace is the path of the PID namespace to join; "" for one of its own or
+// the host's.
+func (c *Container) pidNamespace() (string, error) {
+	if c.req.Target != "" {
+		t, err := c.m.ctrIndex.find(c.req.Target)
+		if err != nil {
+			return "", err
+		}
+		p := t.view().Status.Process
+		if p == nil || !p.Init.Alive() {
+			return "", errs.Precondition("cannot join the PID namespace of container %s: it is not running", t.id)
+		}
+		return pidNSPath(p.Init.Pid), nil
+	}
+	if infra := c.pod.view().Status.Infra; infra != nil && c.req.sharesPID() {
+		return pidNSPath(infra.Init.Pid), nil
+	}
+	return "", nil
+}
+
+func pidNSPath(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid), "ns/pid") }
+
+// sharesPID tells whether the container wants the pod's PID namespace.
+func (r *ContainerRequest) sharesPID() bool {
+	return r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == cri.NamespaceMode_POD
+}
+
+func (c *Container) bundleDown(context.Context) error {
+	return errors.Join(os.RemoveAll(c.bundle()), c.m.removeExit(c.id))
+}
+
+// removeExit deletes what a monitor left outside the bundle.
+func (m *Manager) removeExit(id string) error {
+	return errors.Join(fsx.RemoveIfThere(filepath.Join(m.ExitsDir, id)), os.RemoveAll(filepath.Join(m.AttachDir, id)))
+}
+
+func (c *Container) processUp(ctx context.Context) error {
+	h, err := c.m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	s := c.m.spawn(h, c.id, c.bundle(), c.req.LogPath)
+	s.Name = c.req.Config.GetMetadata().GetName()
+	s.Terminal, s.Stdin = c.req.Config.GetTty(), c.req.Config.GetStdin()
+	s.LeaveStdinOpen = s.Stdin && !c.req.Config.GetStdinOnce()
+	p, err := c.m.startMonitor(ctx, s)
+	if err != nil {
+		return err
+	}
+	return c.transition(func(st *ContainerStatus) error { st.Process = p; return nil })
+}
+
+// spawn is what all monitors have in common.
+func (m *Manager) spawn(h *Handler, id, bundle, log string) monitor.Spawn {
+	path, argv0, args := h.Runtime.Command()
+	_ = argv0
+	return monitor.Spawn{
+		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
+		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: filepath.Join(bundle, "monitor.pid"),
+		ExitDir: m.ExitsDir, PersistDir: bundle, SocketDir: m.AttachDir,
+		LogPath: log, LogSizeMax: m.LogSizeMax, NoSyncLog: m.NoSyncLog,
+		Runtime: path, RuntimeArgs: args, Systemd: m.SystemdCgroup, NoPivot: m.NoPivot, CgroupFD: -1,
+	}
+}
+
+func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*Process, error) {
+	p, err := m.Monitors.Start(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &Process{Monitor: p.Monitor, Init: findProcess(p.Container)}, nil
+}
+
+func (c *Container) processDown(ctx context.Context) error {
+	p := c.view().Status.Process
+	return c.m.endProcess(ctx, c.req.Handler, c.id, c.bundle(), p)
+}
+
+// endProcess kills what runs under an id and frees the runtime's state. The monitor
+// follows its container; one that is known gets some time for its last words.
+func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p *Process) error {
+	h, err := m.Handlers.Handler(handler)
+	if err != nil {
+		return err
+	}
+	if err := h.Runtime.Delete(ctx, id, true); err != nil {
+		return err
+	}
+	if p == nil {
+		p = m.findMonitor(bundle)
+	}
+	if p == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if err := m.Monitors.Wait(ctx, p.Monitor); err != nil {
+		return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
+	}
+	return nil
+}
+
+// findMonitor looks for a monitor that was started but not recorded, by the pid
+// file that it writes.
+func (m *Manager) findMonitor(bundle string) *Process {
+	data, err := os.ReadFile(filepath.Join(bundle, "monitor.pid"))
+	if err != nil {
+		return nil
+	}
+	pid, err := strconv.Atoi(string(data))
+	if err != nil {
+		return nil
+	}
+	id := findProcess(pid)
+	if !monitorOf(id, bundle) {
+		return nil
+	}
+	return &Process{Monitor: id}
+}
+
+// sharedPID tells whether the pod's containers share one PID namespace.
+func (p *Pod) sharedPID() bool {
+	return p.req.namespaceOptions().GetPid() == cri.NamespaceMode_POD
+}
+
+// infraID is the runtime's id of a pod's infra process.
+func (p *Pod) infraID() string { return p.id }
+
+func (p *Pod) infraBundle() string { return filepath.Join(p.runDir(), "infra") }
+
+func (p *Pod) infraUp(ctx context.Context) error {
+	if !p.sharedPID() {
+		return nil
+	}
+	h, err := p.m.Handlers.Handler(p.req.Handler)
+	if err != nil {
+		return err
+	}
+	rootfs := filepath.Join(p.infraBundle(), "rootfs")
+	if err := os.MkdirAll(rootfs, 0o755); err != nil {
+		return err
+	}
+	spec, err := p.m.Specs.Infra(ctx, SpecRequest{
+		ID: p.infraID(), Pod: p.view(), Handler: p.req.Handler, Rootfs: rootfs, Files: p.runDir(),
+		CgroupsPath: p.m.Cgroups.ContainerPath(p.req.Cgroup, p.infraID()),
+	})
+	if err != nil {
+		return err
+	}
+	if err := oci.WriteBundle(p.infraBundle(), spec); err != nil {
+		return err
+	}
+	s := p.m.spawn(h, p.infraID(), p.infraBundle(), "none")
+	s.Name = "infra"
+	proc, err := p.m.startMonitor(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := p.transition(func(st *PodStatus) { st.Infra = proc }); err != nil {
+		return err
+	}
+	return h.Runtime.Start(ctx, p.infraID())
+}
+
+func (p *Pod) infraDown(ctx context.Context) error {
+	if !p.sharedPID() {
+		return nil
+	}
+	if err := p.m.endProcess(ctx, p.req.Handler, p.infraID(), p.infraBundle(), p.view().Status.Infra); err != nil {
+		return err
+	}
+	if err := p.m.removeExit(p.infraID()); err != nil {
+		return err
+	}
+	return p.transition(func(s *PodStatus) { s.Infra = nil })
+}

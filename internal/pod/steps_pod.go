@@ -1,0 +1,326 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/linux/mount"
+	"github.com/monocrio/monocrio/internal/linux/namespace"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func podSteps() []step[*Pod] {
+	return []step[*Pod]{
+		{"files", (*Pod).filesUp, (*Pod).filesDown},
+		{"cgroup", (*Pod).cgroupUp, (*Pod).cgroupDown},
+		{"namespaces", (*Pod).namespacesUp, (*Pod).namespacesDown},
+		{"network", (*Pod).networkUp, (*Pod).networkDown},
+		{"infra", (*Pod).infraUp, (*Pod).infraDown},
+	}
+}
+
+// Names of a pod's files below its RUN folder; the pinned namespaces are beside
+// them under their kinds.
+const (
+	FileShm        = "shm"
+	FileResolvConf = "resolv.conf"
+	FileHosts      = "hosts"
+	FileHostname   = "hostname"
+)
+
+// shmSize is the size of a pod's /dev/shm in bytes: Docker's choice, which programs
+// have come to expect.
+const shmSize = 64 << 20
+
+func (p *Pod) filesUp(_ context.Context) error {
+	config, dir := p.req.Config, p.runDir()
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	if d := config.GetLogDirectory(); d != "" {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("cannot make the pod's log folder: %w", err)
+		}
+	}
+	resolv, err := resolvConf(config.GetDnsConfig())
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct{ name, text string }{
+		{FileResolvConf, resolv}, {FileHosts, p.hosts(nil)}, {FileHostname, p.hostname() + "\n"},
+	} {
+		if err := fsx.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644, fsx.Process); err != nil {
+			return err
+		}
+	}
+	if p.req.HostIPC() {
+		return nil
+	}
+	uid, gid := p.rootIDs()
+	return mount.Shm(filepath.Join(dir, FileShm), shmSize, uid, gid)
+}
+
+func (p *Pod) filesDown(context.Context) error {
+	if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
+		return err
+	}
+	return os.RemoveAll(p.runDir())
+}
+
+// rootIDs is the host's view of the pod's root user.
+func (p *Pod) rootIDs() (uid, gid int) {
+	if u := p.req.UserNS(); u != nil {
+		return int(u.GetUids()[0].GetHostId()), int(u.GetGids()[0].GetHostId())
+	}
+	return 0, 0
+}
+
+// hostname is what the pod is called: its own name, or the host's in the host's
+// network.
+func (p *Pod) hostname() string {
+	if h := p.req.Config.GetHostname(); h != "" && !p.req.HostNetwork() {
+		return h
+	}
+	if p.req.HostNetwork() {
+		if h, err := os.Hostname(); err == nil {
+			return h
+		}
+	}
+	return p.req.Config.GetMetadata().GetName()
+}
+
+// hosts is the pod's /etc/hosts, for containers that the kubelet gives none.
+func (p *Pod) hosts(ips []string) string {
+	if p.req.HostNetwork() {
+		if data, err := os.ReadFile("/etc/hosts"); err == nil {
+			return string(data)
+		}
+	}
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	for _, ip := range ips {
+		fmt.Fprintf(&b, "%s\t%s\n", ip, p.hostname())
+	}
+	return b.String()
+}
+
+// resolvConf renders a pod's DNS configuration; without one it is the host's.
+func resolvConf(dns *cri.DNSConfig) (string, error) {
+	if len(dns.GetServers())+len(dns.GetSearches())+len(dns.GetOptions()) == 0 {
+		data, err := os.ReadFile("/etc/resolv.conf")
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return string(data), err
+	}
+	var b strings.Builder
+	for _, line := range []struct {
+		word   string
+		values []string
+		each   bool
+	}{
+		{"search", dns.GetSearches(), false}, {"nameserver", dns.GetServers(), true}, {"options", dns.GetOptions(), false},
+	} {
+		for _, v := range line.values {
+			if v == "" || strings.ContainsAny(v, " \t\n\r\x00") {
+				return "", errs.Invalid("cannot write resolv.conf: dns_config has the %s %q; one word is needed", line.word, v)
+			}
+			if line.each {
+				fmt.Fprintf(&b, "%s %s\n", line.word, v)
+			}
+		}
+		if !line.each && len(line.values) > 0 {
+			fmt.Fprintf(&b, "%s %s\n", line.word, strings.Join(line.values, " "))
+		}
+	}
+	return b.String(), nil
+}
+
+func (p *Pod) cgroupUp(ctx context.Context) error {
+	linux := p.req.Config.GetLinux()
+	var limits *specs.LinuxResources
+	if linux.GetOverhead() != nil || linux.GetResources() != nil {
+		limits = p.m.Specs.Limits(linux.GetResources(), linux.GetOverhead())
+	}
+	return p.m.Cgroups.Create(ctx, p.req.Cgroup, limits)
+}
+
+func (p *Pod) cgroupDown(ctx context.Context) error {
+	if !p.req.OwnCgroup {
+		return nil // the kubelet's: it made it and deletes it
+	}
+	return p.m.Cgroups.Remove(ctx, p.req.Cgroup)
+}
+
+// kinds lists the namespaces that the pod owns.
+func (p *Pod) kinds() (list []namespace.Kind) {
+	if p.req.UserNS() != nil {
+		list = append(list, namespace.User)
+	}
+	if !p.req.HostIPC() {
+		list = append(list, namespace.IPC)
+	}
+	if !p.req.HostNetwork() {
+		list = append(list, namespace.Net, namespace.UTS)
+	}
+	return list
+}
+
+func (p *Pod) checkSysctls() error {
+	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.kinds())
+}
+
+// sysctls are those of the configuration that fit the pod's namespaces, under those
+// of the pod.
+func (p *Pod) sysctls() map[string]string {
+	all := map[string]string{}
+	for k, v := range p.m.Sysctls {
+		if namespace.CheckSysctls(map[string]string{k: v}, p.kinds()) == nil {
+			all[k] = v
+		}
+	}
+	for k, v := range p.req.Config.GetLinux().GetSysctls() {
+		all[k] = v
+	}
+	return all
+}
+
+func (p *Pod) namespacesUp(ctx context.Context) error {
+	r := namespace.PinRequest{Kinds: p.kinds(), Dir: p.runDir(), Sysctls: p.sysctls()}
+	if len(r.Kinds) == 0 {
+		return nil
+	}
+	if !p.req.HostNetwork() {
+		r.Hostname = p.hostname()
+	}
+	if u := p.req.UserNS(); u != nil {
+		r.UserMap = &namespace.UserMap{UIDs: idMap(u.GetUids()), GIDs: idMap(u.GetGids())}
+	}
+	return p.m.Namespaces.Pin(ctx, r)
+}
+
+func idMap(list []*cri.IDMapping) (m []namespace.IDMap) {
+	for _, e := range list {
+		m = append(m, namespace.IDMap{Container: e.GetContainerId(), Host: e.GetHostId(), Size: e.GetLength()})
+	}
+	return m
+}
+
+func (p *Pod) namespacesDown(context.Context) error { return p.m.Namespaces.Unpin(p.runDir()) }
+
+// networkRequest is what the network is told about the pod.
+func (p *Pod) networkRequest() (cni.Request, error) {
+	c := p.req.Config
+	r := cni.Request{
+		ID: p.id, NetNS: p.m.NamespacePath(p.id, string(namespace.Net)),
+		PodName: c.GetMetadata().GetName(), PodNamespace: c.GetMetadata().GetNamespace(), PodUID: c.GetMetadata().GetUid(),
+		Annotations: c.GetAnnotations(), CgroupPath: p.req.Cgroup,
+	}
+	var err error
+	if r.IngressBPS, err = bandwidth(c.GetAnnotations(), "kubernetes.io/ingress-bandwidth"); err != nil {
+		return r, err
+	}
+	if r.EgressBPS, err = bandwidth(c.GetAnnotations(), "kubernetes.io/egress-bandwidth"); err != nil {
+		return r, err
+	}
+	if p.m.DisableHostPorts {
+		return r, nil
+	}
+	for _, m := range c.GetPortMappings() {
+		if m.GetHostPort() == 0 {
+			continue
+		}
+		for _, n := range []int32{m.GetHostPort(), m.GetContainerPort()} {
+			if n < 1 || n > 65535 {
+				return r, errs.Invalid("cannot map host port %d to container port %d: ports are 1 to 65535", m.GetHostPort(), m.GetContainerPort())
+			}
+		}
+		r.Ports = append(r.Ports, cni.Port{HostIP: m.GetHostIp(), HostPort: int(m.GetHostPort()),
+			ContainerPort: int(m.GetContainerPort()), Protocol: strings.ToLower(m.GetProtocol().String())})
+	}
+	return r, nil
+}
+
+// bandwidth reads an annotation of Kubernetes: a quantity of bits per second.
+func bandwidth(annotations map[string]string, key string) (uint64, error) {
+	text := annotations[key]
+	if text == "" {
+		return 0, nil
+	}
+	number, factor := text, uint64(1)
+	for _, unit := range []struct {
+		suffix string
+		factor uint64
+	}{{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}} {
+		if n, ok := strings.CutSuffix(text, unit.suffix); ok {
+			number, factor = n, unit.factor
+			break
+		}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || v <= 0 || v*float64(factor) > 1e15 || v*float64(factor) < 1e3 {
+		return 0, errs.Invalid("annotation %s = %q: a quantity of bits per second from 1k to 1P is needed, for example 10M", key, text)
+	}
+	return uint64(v * float64(factor)), nil
+}
+
+func (p *Pod) networkUp(ctx context.Context) error {
+	if p.req.HostNetwork() {
+		return nil
+	}
+	r, err := p.networkRequest()
+	if err != nil {
+		return err
+	}
+	// A DEL is due from here on, whatever happens to us.
+	if err := p.transition(func(s *PodStatus) { s.Attached = true }); err != nil {
+		return err
+	}
+	res, err := p.m.Network.Attach(ctx, p.req.Network, r)
+	if err != nil {
+		return err
+	}
+	if err := fsx.WriteFile(filepath.Join(p.runDir(), FileHosts), []byte(p.hosts(res.IPs)), 0o644, fsx.Process); err != nil {
+		return err
+	}
+	return p.transition(func(s *PodStatus) { s.IPs, s.Result = res.IPs, res.Raw })
+}
+
+// networkDown gives the addresses back. A plugin that fails does not hold the pod:
+// the DEL is owed, and the sweep tries again.
+func (p *Pod) networkDown(ctx context.Context) error {
+	v := p.view()
+	if !v.Status.Attached {
+		return nil
+	}
+	err := p.detach(ctx, v)
+	if err != nil {
+		p.m.Log.Warn("the network of a pod could not be given back; the CNI DEL is owed and will be tried again", "pod", p.id, "err", err)
+		p.m.sweepSoon()
+		return p.transition(func(s *PodStatus) { s.Owed = err.Error() })
+	}
+	return p.transition(func(s *PodStatus) { s.Attached, s.Owed = false, "" })
+}
+
+func (p *Pod) detach(ctx context.Context, v PodView) error {
+	r, err := p.networkRequest()
+	if err != nil {
+		return nil // it was refused at the start for the same reason: nothing was attached
+	}
+	if _, err := os.Stat(r.NetNS); err != nil {
+		r.NetNS = ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, undoTime/2)
+	defer cancel()
+	return p.m.Network.Detach(ctx, p.req.Network, r, v.Status.Result)
+}

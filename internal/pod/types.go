@@ -1,0 +1,166 @@
+package pod
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Phase is where an object's life stands.
+type Phase string
+
+// The phases. A container is Live from created to exited: its times tell more.
+const (
+	Creating Phase = "creating"
+	Ready    Phase = "ready"    // pods
+	NotReady Phase = "notready" // pods
+	Live     Phase = "live"     // containers
+	Removing Phase = "removing"
+)
+
+// PodRequest is the immutable half of a pod's record.
+type PodRequest struct {
+	Config  PodConfig `json:"config"`
+	Handler string    `json:"handler"`
+	// Network is the configuration chosen at the start; empty for pods in the
+	// host's network.
+	Network cni.Config `json:"network"`
+	// Cgroup is the pod's cgroup; OwnCgroup says that we made it and delete it.
+	Cgroup    string `json:"cgroup"`
+	OwnCgroup bool   `json:"ownCgroup"`
+}
+
+// PodStatus is the changing half.
+type PodStatus struct {
+	Phase     Phase  `json:"phase"`
+	Boot      string `json:"boot"`      // the kernel's boot id when it was made
+	CreatedAt int64  `json:"createdAt"` // nanoseconds since 1970
+	// IPs are the pod's addresses, Result what the network answered.
+	IPs    []string        `json:"ips,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	// Attached says that a CNI DEL is due; Owed that one failed.
+	Attached bool   `json:"attached,omitempty"`
+	Owed     string `json:"owed,omitempty"`
+	// Infra is the process that holds the shared PID namespace.
+	Infra *Process `json:"infra,omitempty"`
+}
+
+// ContainerRequest is the immutable half of a container's record.
+type ContainerRequest struct {
+	Pod     string          `json:"pod"`
+	Config  ContainerConfig `json:"config"`
+	Handler string          `json:"handler"`
+	Image   Image           `json:"image"`
+	LogPath string          `json:"logPath"` // absolute; empty: no log
+	// Target is the container whose PID namespace is joined.
+	Target string `json:"target,omitempty"`
+}
+
+// Process is a monitor and the first process of what it watches.
+type Process struct {
+	Monitor proc.ID `json:"monitor"`
+	Init    proc.ID `json:"init"`
+}
+
+// ContainerStatus is the changing half. Times are nanoseconds since 1970, zero
+// while not reached.
+type ContainerStatus struct {
+	Phase      Phase    `json:"phase"`
+	Boot       string   `json:"boot"`
+	CreatedAt  int64    `json:"createdAt"`
+	StartedAt  int64    `json:"startedAt,omitempty"`
+	FinishedAt int64    `json:"finishedAt,omitempty"`
+	ExitCode   int32    `json:"exitCode,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
+	Message    string   `json:"message,omitempty"`
+	Process    *Process `json:"process,omitempty"`
+}
+
+// State derives the CRI's state.
+func (s *ContainerStatus) State() cri.ContainerState {
+	switch {
+	case s.FinishedAt != 0:
+		return cri.ContainerState_CONTAINER_EXITED
+	case s.StartedAt != 0:
+		return cri.ContainerState_CONTAINER_RUNNING
+	case s.Phase == Creating:
+		return cri.ContainerState_CONTAINER_UNKNOWN
+	}
+	return cri.ContainerState_CONTAINER_CREATED
+}
+
+// View is a consistent copy of an object at one instant. Its contents are shared
+// and must not be changed.
+type View[R, S any] struct {
+	ID      string
+	Request R
+	Status  S
+}
+
+// PodView is a pod at one instant.
+type PodView = View[PodRequest, PodStatus]
+
+// ContainerView is a container at one instant.
+type ContainerView = View[ContainerRequest, ContainerStatus]
+
+// PodConfig is the CRI message, written to records as protobuf's JSON: environment
+// values and the like need not be UTF-8.
+type PodConfig struct{ *cri.PodSandboxConfig }
+
+// ContainerConfig is the CRI message, like PodConfig.
+type ContainerConfig struct{ *cri.ContainerConfig }
+
+// MarshalJSON implements json.Marshaler.
+func (c PodConfig) MarshalJSON() ([]byte, error) { return protojson.Marshal(c.PodSandboxConfig) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *PodConfig) UnmarshalJSON(data []byte) error {
+	c.PodSandboxConfig = &cri.PodSandboxConfig{}
+	return decode(data, c.PodSandboxConfig)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (c ContainerConfig) MarshalJSON() ([]byte, error) { return protojson.Marshal(c.ContainerConfig) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *ContainerConfig) UnmarshalJSON(data []byte) error {
+	c.ContainerConfig = &cri.ContainerConfig{}
+	return decode(data, c.ContainerConfig)
+}
+
+// decode passes over fields of a newer version: a downgraded daemon keeps its pods.
+func decode(data []byte, m proto.Message) error {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, m); err != nil {
+		return fmt.Errorf("cannot read the recorded %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+	}
+	return nil
+}
+
+// namespaceOptions never returns nil.
+func (r *PodRequest) namespaceOptions() *cri.NamespaceOption {
+	if o := r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o != nil {
+		return o
+	}
+	return &cri.NamespaceOption{}
+}
+
+// HostNetwork tells whether the pod lives in the host's network namespace.
+func (r *PodRequest) HostNetwork() bool {
+	return r.namespaceOptions().GetNetwork() == cri.NamespaceMode_NODE
+}
+
+// HostIPC tells whether the pod lives in the host's IPC namespace.
+func (r *PodRequest) HostIPC() bool { return r.namespaceOptions().GetIpc() == cri.NamespaceMode_NODE }
+
+// UserNS returns the pod's user namespace, nil if it has none of its own.
+func (r *PodRequest) UserNS() *cri.UserNamespace {
+	if u := r.namespaceOptions().GetUsernsOptions(); u != nil && u.GetMode() == cri.NamespaceMode_POD {
+		return u
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package pod
+
+import (
+	"context"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Reasons of a container's end, as kubectl shows them.
+const (
+	reasonCompleted   = "Completed"
+	reasonError       = "Error"
+	reasonOOM         = "OOMKilled"
+	reasonMonitorLost = "MonitorLost"
+	reasonUnknown     = "ContainerStatusUnknown"
+	reasonNeverRan    = "ContainerCannotRun"
+)
+
+// exitUnknown is the code of an end that nobody saw.
+const exitUnknown = 255
+
+// watch waits for the end of a container's monitor, once, and records the exit.
+func (c *Container) watch() {
+	c.mu.Lock()
+	p := c.status.Process
+	again := c.watched || p == nil || c.status.FinishedAt != 0
+	c.watched = true
+	c.mu.Unlock()
+	if again {
+		return
+	}
+	c.m.wg.Go(func() {
+		if c.m.Monitors.Wait(c.m.ctx, p.Monitor) == nil {
+			c.settle(c.m.ctx)
+		}
+	})
+}
+
+// settle records the end of a container whose monitor is gone, from the facts it
+// left: its exit file, else nothing but the absence.
+func (c *Container) settle(ctx context.Context) {
+	exit, ok, err := c.m.Monitors.ReadExit(c.m.ExitsDir, c.bundle(), c.id)
+	switch {
+	case err != nil:
+		c.m.Log.Error("cannot read the exit of a container", "ctr", c.id, "err", err)
+		c.endUnseen(ctx, reasonUnknown, "the exit file cannot be read: "+err.Error())
+	case !ok:
+		c.endUnseen(ctx, reasonMonitorLost, "the monitor of the container was killed; its exit code is not known")
+	default:
+		code := int32(exit.Code)
+		reason := reasonError
+		if code == 0 {
+			reason = reasonCompleted
+		} else if exit.OOM {
+			reason = reasonOOM
+		}
+		c.logErr("cannot record an exit", c.finish(exit.Time, code, reason, ""))
+	}
+	c.freeRuntime(ctx)
+}
+
+// endUnseen kills what is left of a container that nobody watches and records that
+// its code is unknown.
+func (c *Container) endUnseen(ctx context.Context, reason, message string) {
+	if h, err := c.m.Handlers.Handler(c.req.Handler); err == nil {
+		c.logErr("cannot kill a container without a monitor", h.Runtime.Delete(ctx, c.id, true))
+	}
+	c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reason, message))
+}
+
+// freeRuntime gives the cgroup and the runtime's state back as soon as the process
+// is gone, not only when the container is removed.
+func (c *Container) freeRuntime(ctx context.Context) {
+	if h, err := c.m.Handlers.Handler(c.req.Handler); err == nil {
+		c.logErr("cannot free the runtime state of a container", h.Runtime.Delete(ctx, c.id, true))
+	}
+}
+
+func (c *Container) logErr(what string, err error) {
+	if err != nil {
+		c.m.Log.Error(what, "ctr", c.id, "pod", c.req.Pod, "err", err)
+	}
+}
+
+// watchInfra makes a pod not ready when its infra process ends unasked.
+func (p *Pod) watchInfra() {
+	infra := p.view().Status.Infra
+	if infra == nil {
+		return
+	}
+	p.m.wg.Go(func() {
+		if p.m.Monitors.Wait(p.m.ctx, infra.Monitor) != nil {
+			return
+		}
+		if v := p.view(); v.Status.Phase == Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
+			p.m.Log.Error("the infra process of a pod ended; its shared PID namespace is gone", "pod", p.id)
+			p.gate.closeNow()
+			p.end()
+			p.logErr(p.transition(func(s *PodStatus) { s.Phase = NotReady }))
+		}
+	})
+}
+
+func (p *Pod) logErr(err error) {
+	if err != nil {
+		p.m.Log.Error("cannot record a pod's state", "pod", p.id, "err", err)
+	}
+}
+
+// findProcess looks a process up by pid; the zero value if it is gone.
+func findProcess(pid int) proc.ID {
+	id, err := proc.Find(pid)
+	if err != nil {
+		return proc.ID{Pid: pid}
+	}
+	return id
+}
+
+// publish hands an event to the subscriber, if there is one.
+func (m *Manager) publish(e Event) {
+	if m.OnEvent != nil {
+		m.OnEvent(e)
+	}
+}
+
+// isLive tells whether a container still has a process.
+func isLive(s *ContainerStatus) bool {
+	st := s.State()
+	return st == cri.ContainerState_CONTAINER_RUNNING || st == cri.ContainerState_CONTAINER_CREATED
+}

@@ -1,0 +1,188 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/monocrio/monocrio/internal/errs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const all = "ALL"
+
+// capabilities: the node's default ones, minus what is dropped, plus what is added;
+// "ALL" stands for every one. A user other than root gets them only as a bound
+// (no file or process capabilities), unless they are asked for as ambient.
+func (b *builder) capabilities() error {
+	c, node := b.sc.GetCapabilities(), b.in.Node
+	set := slices.Clone(node.Capabilities)
+	add, drop, ambient := capNames(c.GetAddCapabilities()), capNames(c.GetDropCapabilities()), capNames(c.GetAddAmbientCapabilities())
+	if b.sc.GetPrivileged() {
+		set, add, drop = slices.Clone(node.AllCapabilities), nil, nil
+	}
+	for _, list := range [][]string{add, drop, ambient} {
+		for _, name := range list {
+			if name != "CAP_"+all && !slices.Contains(node.AllCapabilities, name) {
+				return errs.Invalid("capability %q: this kernel knows none of that name", strings.TrimPrefix(name, "CAP_"))
+			}
+		}
+	}
+	if slices.Contains(add, "CAP_"+all) {
+		set = slices.Clone(node.AllCapabilities)
+	}
+	if slices.Contains(drop, "CAP_"+all) {
+		set = nil
+	}
+	for _, name := range append(add, ambient...) {
+		if name != "CAP_"+all && !slices.Contains(set, name) {
+			set = append(set, name)
+		}
+	}
+	set = slices.DeleteFunc(set, func(n string) bool { return slices.Contains(drop, n) })
+	slices.Sort(set)
+	caps := &specs.LinuxCapabilities{Bounding: set}
+	if b.spec.Process.User.UID == 0 {
+		caps.Effective, caps.Permitted = set, set
+	}
+	if len(ambient) > 0 {
+		amb := slices.DeleteFunc(ambient, func(n string) bool { return !slices.Contains(set, n) })
+		slices.Sort(amb)
+		caps.Ambient, caps.Inheritable = amb, amb
+		if b.spec.Process.User.UID != 0 {
+			caps.Effective, caps.Permitted = amb, amb
+		}
+	}
+	b.spec.Process.Capabilities = caps
+	return nil
+}
+
+// capNames writes names as the kernel's headers do.
+func capNames(names []string) (out []string) {
+	for _, n := range upper(names) {
+		out = append(out, "CAP_"+strings.TrimPrefix(n, "CAP_"))
+	}
+	return out
+}
+
+// security sets masked and read-only paths, AppArmor and SELinux.
+func (b *builder) security() error {
+	if !b.sc.GetPrivileged() {
+		b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
+	}
+	if err := b.apparmor(); err != nil {
+		return err
+	}
+	return b.selinux()
+}
+
+func (b *builder) apparmor() error {
+	p, err := profile(b.sc.GetApparmor(), b.sc.GetApparmorProfile()) //nolint:staticcheck // old clients still send it
+	if err != nil {
+		return fmt.Errorf("apparmor: %w", err)
+	}
+	if b.sc.GetPrivileged() {
+		return nil
+	}
+	switch p.GetProfileType() {
+	case cri.SecurityProfile_RuntimeDefault:
+		if b.in.Node.AppArmor {
+			b.spec.Process.ApparmorProfile = b.in.Node.AppArmorDefault
+		}
+	case cri.SecurityProfile_Localhost:
+		if !b.in.Node.AppArmor {
+			return errs.Precondition("apparmor profile %q: AppArmor is not enabled on this node", p.GetLocalhostRef())
+		}
+		b.spec.Process.ApparmorProfile = p.GetLocalhostRef()
+	case cri.SecurityProfile_Unconfined:
+		if b.in.Node.AppArmor {
+			b.spec.Process.ApparmorProfile = "unconfined"
+		}
+	}
+	return nil
+}
+
+// profile reads the profile field, or the deprecated string that old clients send.
+func profile(p *cri.SecurityProfile, old string) (*cri.SecurityProfile, error) {
+	if p != nil {
+		if p.GetProfileType() == cri.SecurityProfile_Localhost && p.GetLocalhostRef() == "" {
+			return nil, errs.Invalid("the profile type is Localhost, but localhost_ref is empty")
+		}
+		return p, nil
+	}
+	ref, local := strings.CutPrefix(old, "localhost/")
+	switch {
+	case local && ref != "":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: ref}, nil
+	case old == "unconfined":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, nil
+	case old == "" || old == "runtime/default":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
+	}
+	return nil, errs.Invalid("profile %q: runtime/default, unconfined and localhost/NAME are known", old)
+}
+
+// selinux sets labels where the kernel has SELinux. The level of the pod holds for
+// all its containers unless they say otherwise.
+func (b *builder) selinux() error {
+	if !b.in.Node.SELinux || b.sc.GetPrivileged() {
+		return nil
+	}
+	o := b.sc.GetSelinuxOptions()
+	if o == nil {
+		o = b.in.Pod.SELinux
+	}
+	field := func(v, def string) string {
+		if v == "" {
+			return def
+		}
+		return v
+	}
+	u, r, l := field(o.GetUser(), "system_u"), field(o.GetRole(), "system_r"), field(o.GetLevel(), "s0")
+	for _, v := range []string{u, r, l, o.GetType()} {
+		if strings.ContainsAny(v, " \t\n\x00") {
+			return errs.Invalid("selinux_options: %q has a blank", v)
+		}
+	}
+	b.spec.Process.SelinuxLabel = strings.Join([]string{u, r, field(o.GetType(), "container_t"), l}, ":")
+	b.spec.Linux.MountLabel = strings.Join([]string{u, "object_r", "container_file_t", l}, ":")
+	return nil
+}
+
+// seccomp loads the profile: the built-in default is that of Docker, which
+// Kubernetes' documentation describes. It depends on the capabilities, so it comes
+// last.
+func (b *builder) seccomp() error {
+	p := b.sc.GetSeccomp()
+	if b.sc.GetPrivileged() {
+		return nil
+	}
+	if p == nil && b.sc.GetSeccompProfilePath() == "" { //nolint:staticcheck // old clients still send it
+		return nil // as the CRI says: absent is unconfined
+	}
+	p, err := profile(p, b.sc.GetSeccompProfilePath()) //nolint:staticcheck // as above
+	if err != nil {
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	switch p.GetProfileType() {
+	case cri.SecurityProfile_Unconfined:
+		return nil
+	case cri.SecurityProfile_Localhost:
+		b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Localhost), b.spec)
+		if err != nil {
+			return errs.Invalid("seccomp profile %s: %w", p.GetLocalhostRef(), err)
+		}
+		return nil
+	}
+	if b.in.Node.Seccomp != nil {
+		b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Node.Seccomp), b.spec)
+	} else {
+		b.spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.spec)
+	}
+	if err != nil {
+		return errs.Precondition("the default seccomp profile of this node: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+// Package spec turns what the CRI asks for into an OCI runtime specification.
+//
+// Build is a pure function of its Input: the request, the image's configuration,
+// facts of the pod and facts of the node, all gathered by the caller. It touches no
+// file and no kernel, so that golden tests can show every field. Contradictions in
+// the request are errors of kind Invalid that name the field.
+//
+// It may import the CRI's and the runtime specification's types; it knows no
+// runtime, no image store and no pod.
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"sort"
+	"strings"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Input is all that a container's specification depends on.
+type Input struct {
+	ID     string
+	Config *cri.ContainerConfig
+	Image  v1.ImageConfig
+	Pod    Pod
+	Node   Node
+	// Rootfs is the mounted root file system; Passwd and Group are the contents
+	// of its /etc/passwd and /etc/group, empty if absent.
+	Rootfs        string
+	Passwd, Group []byte
+	CgroupsPath   string
+	// PIDNamespace is joined; "" with HostPID false means one of its own.
+	PIDNamespace string
+	// Mounts are the request's mounts with their sources resolved, in order.
+	Mounts []Mount
+	// Volumes are the image's VOLUMEs that are not covered by a mount, with the
+	// folders that serve them; empty if the node has them made in the root file
+	// system.
+	Volumes []Volume
+	// Devices are the request's devices as found on the node; HostDevices all of
+	// the node's, for a privileged container.
+	Devices, HostDevices []Device
+	// Localhost is the content of the seccomp profile that the request names.
+	Localhost []byte
+}
+
+// Pod are the facts of the pod.
+type Pod struct {
+	ID, Name, Namespace, UID string
+	Hostname                 string
+	// Net, IPC, UTS and User are pinned namespaces; "" means the host's.
+	Net, IPC, UTS, User string
+	UIDs, GIDs          []specs.LinuxIDMapping
+	HostPID             bool
+	// Privileged says that the pod may hold privileged containers.
+	Privileged bool
+	// Files of the pod; "" leaves the image's.
+	ResolvConf, Hosts, HostnameFile, Shm string
+	SELinux                              *cri.SELinuxOption
+	Annotations                          map[string]string
+}
+
+// Node are the facts and settings of the node.
+type Node struct {
+	CgroupV2 bool
+	// SwapAccounting says that a swap limit can be set.
+	SwapAccounting bool
+	// HugePages are the sizes that the kernel limits ("2MB").
+	HugePages         []string
+	SELinux, AppArmor bool
+	AppArmorDefault   string
+	// Capabilities are the default ones; all names with CAP_.
+	Capabilities []string
+	// AllCapabilities are those that the kernel knows.
+	AllCapabilities []string
+	Env             []string
+	Rlimits         []specs.POSIXRlimit
+	Devices         []Device // for every container
+	PidsLimit       int64    // <= 0: none
+	// Seccomp is the content of the default profile; nil: the built-in one.
+	Seccomp []byte
+	// RecursiveReadOnly says that mounts can be read-only with all below them.
+	RecursiveReadOnly bool
+	ReadOnly          bool
+	// PrivilegedNoHostDevices keeps the node's devices from privileged containers.
+	PrivilegedNoHostDevices bool
+}
+
+// Mount is a mount of the request with its source resolved on the node.
+type Mount struct {
+	*cri.Mount
+	Source string // absolute, symbolic links followed
+	File   bool   // the source is no folder
+}
+
+// Volume is a VOLUME of the image and the folder that serves it.
+type Volume struct{ Path, Source string }
+
+// Device is a device of the node.
+type Device struct {
+	Path         string // in the container
+	Type         string // "c" or "b"
+	Major, Minor int64
+	Mode         uint32
+	UID, GID     uint32
+	Access       string // "rwm"
+}
+
+// Result is the specification and what the status of the container tells of it.
+type Result struct {
+	Spec *specs.Spec
+	User *cri.LinuxContainerUser
+	// Notes tell what of the request has no effect on this node, for the log.
+	Notes []string
+}
+
+// builder carries the pieces of one Build.
+type builder struct {
+	in    *Input
+	sc    *cri.LinuxContainerSecurityContext // never nil
+	spec  *specs.Spec
+	user  *cri.LinuxContainerUser
+	notes []string
+}
+
+// Build makes the specification.
+func Build(in Input) (*Result, error) {
+	b := &builder{in: &in, sc: in.Config.GetLinux().GetSecurityContext()}
+	if b.sc == nil {
+		b.sc = &cri.LinuxContainerSecurityContext{}
+	}
+	if err := b.contradictions(); err != nil {
+		return nil, err
+	}
+	b.spec = &specs.Spec{
+		Version: specs.Version, Hostname: "", Annotations: b.annotations(),
+		Root:    &specs.Root{Path: in.Rootfs, Readonly: b.sc.GetReadonlyRootfs() || in.Node.ReadOnly},
+		Process: &specs.Process{},
+		Linux:   &specs.Linux{CgroupsPath: in.CgroupsPath},
+	}
+	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.security, b.seccomp} {
+		if err := part(); err != nil {
+			return nil, err
+		}
+	}
+	return &Result{Spec: b.spec, User: b.user, Notes: b.notes}, nil
+}
+
+// contradictions refuses requests whose parts exclude each other.
+func (b *builder) contradictions() error {
+	name := b.in.Config.GetMetadata().GetName()
+	switch {
+	case b.sc.GetPrivileged() && !b.in.Pod.Privileged:
+		return errs.Invalid("container %s: privileged, but its pod is not: set privileged in the pod's security context too", name)
+	case b.sc.GetRunAsUser() != nil && b.sc.GetRunAsUsername() != "":
+		return errs.Invalid("container %s: run_as_user and run_as_username exclude each other", name)
+	case b.sc.GetRunAsGroup() != nil && b.sc.GetRunAsUser() == nil && b.sc.GetRunAsUsername() == "":
+		return errs.Invalid("container %s: run_as_group needs run_as_user or run_as_username", name)
+	case b.in.Config.GetStdinOnce() && !b.in.Config.GetStdin():
+		return errs.Invalid("container %s: stdin_once needs stdin", name)
+	}
+	return nil
+}
+
+// annotations are those of the pod under those of the container, and ours, under
+// the names that hooks and runtimes know from CRI-O.
+func (b *builder) annotations() map[string]string {
+	a := map[string]string{}
+	maps.Copy(a, b.in.Config.GetAnnotations())
+	p := b.in.Pod
+	for k, v := range map[string]string{
+		"io.container.manager":                  "cri-o",
+		"io.kubernetes.cri-o.ContainerType":     "container",
+		"io.kubernetes.cri-o.ContainerID":       b.in.ID,
+		"io.kubernetes.cri-o.SandboxID":         p.ID,
+		"io.kubernetes.cri-o.SandboxName":       p.Name,
+		"io.kubernetes.cri-o.Namespace":         p.Namespace,
+		"io.kubernetes.cri.container-type":      "container",
+		"io.kubernetes.cri.sandbox-id":          p.ID,
+		"io.kubernetes.cri.sandbox-name":        p.Name,
+		"io.kubernetes.cri.sandbox-namespace":   p.Namespace,
+		"io.kubernetes.cri.container-name":      b.in.Config.GetMetadata().GetName(),
+		"org.opencontainers.image.stopSignal":   b.in.Image.StopSignal,
+		"io.kubernetes.cri-o.TTY":               fmt.Sprint(b.in.Config.GetTty()),
+		"io.kubernetes.cri-o.Stdin":             fmt.Sprint(b.in.Config.GetStdin()),
+		"io.kubernetes.cri-o.PrivilegedRuntime": fmt.Sprint(b.sc.GetPrivileged()),
+		"io.kubernetes.cri-o.Image":             b.in.Config.GetImage().GetImage(),
+	} {
+		if v != "" {
+			a[k] = v
+		}
+	}
+	return a
+}
+
+// namespaces joins the pod's and makes the container's own.
+func (b *builder) namespaces() error {
+	p := b.in.Pod
+	add := func(t specs.LinuxNamespaceType, path string) {
+		b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
+	}
+	add(specs.MountNamespace, "")
+	for _, ns := range []struct {
+		t    specs.LinuxNamespaceType
+		path string
+	}{{specs.NetworkNamespace, p.Net}, {specs.IPCNamespace, p.IPC}, {specs.UTSNamespace, p.UTS}} {
+		if ns.path != "" {
+			add(ns.t, ns.path)
+		}
+	}
+	if p.User != "" {
+		add(specs.UserNamespace, p.User)
+		b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = p.UIDs, p.GIDs
+	}
+	if b.in.PIDNamespace != "" || !p.HostPID {
+		add(specs.PIDNamespace, b.in.PIDNamespace)
+	}
+	if b.in.Node.CgroupV2 && !b.sc.GetPrivileged() {
+		add(specs.CgroupNamespace, "")
+	}
+	return nil
+}
+
+// Infra is the specification of the process that holds a pod's shared PID
+// namespace: our own executable as pause, on an empty root file system.
+func Infra(in Input, executable string) *specs.Spec {
+	b := &builder{in: &in, sc: &cri.LinuxContainerSecurityContext{}}
+	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "infra"}}
+	b.spec = &specs.Spec{
+		Version: specs.Version, Annotations: b.annotations(),
+		Root: &specs.Root{Path: in.Rootfs, Readonly: true},
+		Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/", NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{}},
+		Linux: &specs.Linux{CgroupsPath: in.CgroupsPath, Resources: &specs.LinuxResources{
+			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			CPU:     &specs.LinuxCPU{Shares: new(uint64(2))},
+		}},
+		Mounts: []specs.Mount{
+			{Destination: "/pause", Type: "bind", Source: executable, Options: []string{"bind", "ro", "nosuid", "nodev"}},
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		},
+	}
+	b.spec.Annotations["io.kubernetes.cri-o.ContainerType"] = "sandbox"
+	b.spec.Annotations["io.kubernetes.cri.container-type"] = "sandbox"
+	b.namespaces()
+	return b.spec
+}
+
+// sorted returns the keys of a map in order.
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func upper(names []string) []string {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		out = append(out, strings.ToUpper(n))
+	}
+	return out
+}

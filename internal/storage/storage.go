@@ -1,0 +1,242 @@
+// Package storage opens the machine's containers/storage and leases writable layers
+// over its images.
+//
+// The store is the one that podman, buildah and skopeo use: same places, same
+// formats, so all of them see the same images. A lease is a container of the store
+// that bears our mark in its metadata; others' containers are left alone. Layers
+// become visible only when their data is on the disk (overlay option sync); leases
+// are volatile: a power cut ends their containers too.
+//
+// It knows no pod and no registry. Besides it, only package image may use the
+// libraries' types, to write images.
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/linux/mount"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/idtools"
+	"go.podman.io/storage/types"
+	"golang.org/x/sys/unix"
+)
+
+// Options say where the store is.
+type Options struct {
+	Root, RunRoot, ImageStore string
+	Driver                    string // overlay or vfs
+	DriverOptions             []string
+	Log                       *slog.Logger
+}
+
+// Store is an open store.
+type Store struct {
+	store storage.Store
+	opts  Options
+
+	mu    sync.Mutex
+	sizes map[string]Usage // of layers that images are made of; they never change
+}
+
+// mark is the metadata of our containers in the store.
+type mark struct {
+	Owner string `json:"owner"`
+	Pod   string `json:"pod"`
+}
+
+const owner = "monocrio"
+
+// Open opens or makes the store.
+func Open(o Options) (*Store, error) {
+	driverOptions := o.DriverOptions
+	if o.Driver == "overlay" && !has(driverOptions, "overlay.sync=") {
+		driverOptions = append([]string{"overlay.sync=filesystem"}, driverOptions...)
+	}
+	s, err := storage.GetStore(types.StoreOptions{
+		GraphRoot: o.Root, RunRoot: o.RunRoot, ImageStore: o.ImageStore,
+		GraphDriverName: o.Driver, GraphDriverOptions: driverOptions,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the image store at %s with driver %s: %w", o.Root, o.Driver, err)
+	}
+	return &Store{store: s, opts: o, sizes: map[string]Usage{}}, nil
+}
+
+func has(options []string, prefix string) bool {
+	for _, o := range options {
+		if strings.HasPrefix(o, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Close lets go of the store. Mounted leases stay mounted.
+func (s *Store) Close() error {
+	s.store.Free()
+	return nil
+}
+
+// Teardown unmounts what the store keeps mounted for itself; for an end that must
+// leave nothing behind.
+func (s *Store) Teardown() error {
+	_, err := s.store.Shutdown(false)
+	s.store.Free()
+	return errors.Join(err, mount.Unmount(filepath.Join(s.opts.Root, s.opts.Driver)))
+}
+
+// Raw is the library's store, for package image.
+func (s *Store) Raw() storage.Store { return s.store }
+
+// Driver is the name of the storage driver.
+func (s *Store) Driver() string { return s.store.GraphDriverName() }
+
+// Lease is a writable layer wanted for one container.
+type Lease struct {
+	ID, Image, Pod string
+	UIDs, GIDs     []specs.LinuxIDMapping // empty: the host's ids
+	MountLabel     string
+}
+
+// Lease makes the writable layer of a container over an image, or finds the one
+// that is there. The kind of the error is NotFound if the image is absent.
+func (s *Store) Lease(_ context.Context, l Lease) error {
+	if _, err := s.store.Container(l.ID); err == nil {
+		return nil
+	}
+	meta, err := json.Marshal(mark{Owner: owner, Pod: l.Pod})
+	if err != nil {
+		return err
+	}
+	opts := &storage.ContainerOptions{Volatile: true}
+	if len(l.UIDs) > 0 {
+		opts.IDMappingOptions = types.IDMappingOptions{UIDMap: idMap(l.UIDs), GIDMap: idMap(l.GIDs)}
+	} else {
+		opts.IDMappingOptions = types.IDMappingOptions{HostUIDMapping: true, HostGIDMapping: true}
+	}
+	if l.MountLabel != "" {
+		opts.Flags = map[string]any{"MountLabel": l.MountLabel}
+	}
+	_, err = s.store.CreateContainer(l.ID, nil, l.Image, "", string(meta), opts)
+	if err != nil {
+		return fmt.Errorf("cannot make a layer over image %s: %w", l.Image, kind(err))
+	}
+	return nil
+}
+
+func idMap(list []specs.LinuxIDMapping) (m []idtools.IDMap) {
+	for _, e := range list {
+		m = append(m, idtools.IDMap{ContainerID: int(e.ContainerID), HostID: int(e.HostID), Size: int(e.Size)})
+	}
+	return m
+}
+
+// kind attaches the kind that an error of the library means.
+func kind(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrContainerUnknown), errors.Is(err, storage.ErrLayerUnknown):
+		return errs.With(errs.KindNotFound, err)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return errs.Errorf(errs.KindExhausted, "the disk of the image store is full: %w", err)
+	}
+	return err
+}
+
+// Mount mounts a lease, unless it is mounted, and returns its folder.
+func (s *Store) Mount(_ context.Context, id string) (string, error) {
+	if path, err := s.mounted(id); err != nil || path != "" {
+		return path, err
+	}
+	path, err := s.store.Mount(id, "")
+	if err != nil {
+		return "", fmt.Errorf("cannot mount the root file system of %s: %w", id, kind(err))
+	}
+	return path, nil
+}
+
+// mounted returns where a lease is mounted, "" if it is not.
+func (s *Store) mounted(id string) (string, error) {
+	c, err := s.store.Container(id)
+	if err != nil {
+		return "", kind(err)
+	}
+	if n, err := s.store.Mounted(c.LayerID); err != nil || n == 0 {
+		return "", kind(err)
+	}
+	l, err := s.store.Layer(c.LayerID)
+	if err != nil {
+		return "", kind(err)
+	}
+	return l.MountPoint, nil
+}
+
+// Unmount undoes Mount; absence is success.
+func (s *Store) Unmount(_ context.Context, id string) error {
+	for {
+		still, err := s.store.Unmount(id, true)
+		switch {
+		case errors.Is(err, storage.ErrContainerUnknown), errors.Is(err, storage.ErrLayerUnknown), errors.Is(err, storage.ErrLayerNotMounted):
+			return nil
+		case err != nil:
+			return fmt.Errorf("cannot unmount the root file system of %s: %w", id, err)
+		case !still:
+			return nil
+		}
+	}
+}
+
+// Release deletes a lease; absence is success. Only our own are deleted.
+func (s *Store) Release(_ context.Context, id string) error {
+	c, err := s.store.Container(id)
+	if errors.Is(err, storage.ErrContainerUnknown) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if !ours(c.Metadata) {
+		return errs.Precondition("cannot delete the layer of %s: another program made it", id)
+	}
+	if err := s.store.DeleteContainer(c.ID); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+		return fmt.Errorf("cannot delete the layer of %s: %w", id, err)
+	}
+	return nil
+}
+
+func ours(metadata string) bool {
+	var m mark
+	return json.Unmarshal([]byte(metadata), &m) == nil && m.Owner == owner
+}
+
+// Leases lists the ids of our leases.
+func (s *Store) Leases(context.Context) (ids []string, err error) {
+	list, err := s.store.Containers()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the containers of the image store: %w", err)
+	}
+	for _, c := range list {
+		if ours(c.Metadata) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
+// Users returns the ids of our leases that stand on an image.
+func (s *Store) Users(image string) (ids []string, err error) {
+	list, err := s.store.Containers()
+	for _, c := range list {
+		if c.ImageID == image {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, err
+}
