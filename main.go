@@ -7,6 +7,8 @@ package main
 import (
 	"os"
 
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // C: runs first when libcontainer starts us as "init"
+
 	"github.com/monocrio/monocrio/applets"
 )
 

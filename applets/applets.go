@@ -10,6 +10,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/monocrio/monocrio/applets/runc"
+	"github.com/monocrio/monocrio/internal/oci/libct"
 )
 
 // Applet is one face of the executable.
@@ -21,7 +24,9 @@ type Applet struct {
 }
 
 // table lists every applet, in the order in which --list prints them.
-var table = [...]Applet{}
+var table = [...]Applet{
+	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
+}
 
 // Lookup finds an applet by name; nil if there is none.
 func Lookup(name string) *Applet {
@@ -38,6 +43,9 @@ func Lookup(name string) *Applet {
 func Main(args []string) int {
 	if len(args) == 0 {
 		args = []string{"monocrio"}
+	}
+	if libct.IsInit(args) {
+		libct.Init()
 	}
 	name := filepath.Base(args[0])
 	if a := Lookup(name); a != nil {

@@ -1,0 +1,127 @@
+package runc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/oci/libct"
+)
+
+// terminal joins our own terminal to that of a container's process.
+type terminal struct {
+	path     string // the console socket
+	listener *net.UnixListener
+	master   *os.File
+	old      *unix.Termios // ours, before it was made raw
+	finished chan struct{}
+}
+
+func newTerminal() (*terminal, error) {
+	dir, err := os.MkdirTemp("", "runc-console-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a console socket: %w", err)
+	}
+	path := filepath.Join(dir, "socket")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("cannot make a console socket: %w", err)
+	}
+	return &terminal{path: path, listener: l, finished: make(chan struct{})}, nil
+}
+
+// begin receives the master and starts copying; the container exists by now, so
+// the master waits in the socket.
+func (t *terminal) begin() error {
+	if err := t.listener.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	conn, err := t.listener.AcceptUnix()
+	if err != nil {
+		return fmt.Errorf("cannot receive the terminal: %w", err)
+	}
+	defer conn.Close()
+	socket, err := conn.File()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	if t.master, err = libct.ReceiveConsole(socket); err != nil {
+		return err
+	}
+	t.resize()
+	t.raw()
+	go func() { _, _ = io.Copy(t.master, os.Stdin) }()
+	go func() {
+		_, _ = io.Copy(os.Stdout, t.master)
+		close(t.finished)
+	}()
+	return nil
+}
+
+// raw hands every key to the container; without a terminal of our own there is
+// nothing to do.
+func (t *terminal) raw() {
+	old, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err != nil {
+		return
+	}
+	t.old = old
+	raw := *old
+	// cfmakeraw of termios(3).
+	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	raw.Oflag &^= unix.OPOST
+	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
+	_ = unix.IoctlSetTermios(0, unix.TCSETS, &raw)
+}
+
+func (t *terminal) resize() {
+	ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+	if err == nil && t.master != nil {
+		_ = libct.SetSize(t.master, oci.Size{Width: ws.Col, Height: ws.Row})
+	}
+}
+
+// drain waits for the last output after the process's end.
+func (t *terminal) drain() {
+	if t.master == nil {
+		return
+	}
+	select {
+	case <-t.finished:
+	case <-time.After(oci.Drain):
+	}
+}
+
+func (t *terminal) close() {
+	if t.old != nil {
+		_ = unix.IoctlSetTermios(0, unix.TCSETS, t.old)
+	}
+	if t.master != nil {
+		t.master.Close()
+	}
+	t.listener.Close()
+	os.RemoveAll(filepath.Dir(t.path))
+}
+
+// childOf reads si_pid, which the library's siginfo has no name for: the first
+// word after the three of the header and, on 64 bits, its padding.
+func childOf(info *unix.Siginfo) int {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(info)), unsafe.Sizeof(*info))
+	return int(int32(binary.NativeEndian.Uint32(b[16:])))
+}
+
+// errNoTerminal is the answer to a detached process that wants a terminal.
+var errNoTerminal = errors.New("a detached process with a terminal needs --console-socket")

@@ -1,0 +1,37 @@
+package libct
+
+import (
+	"io"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Diagnostics is where libcontainer's own messages go. It writes them through
+// logrus' global logger, which monitors and engines know the format of, so the
+// runc applet speaks through the same; the daemon bridges that logger to its own
+// and does not call this.
+type Diagnostics struct {
+	// To gets the lines; nil leaves them on standard error.
+	To    io.Writer
+	JSON  bool
+	Debug bool
+}
+
+// Apply sets it for the whole process.
+func (d Diagnostics) Apply() {
+	if d.To != nil {
+		logrus.SetOutput(d.To)
+	}
+	if d.JSON {
+		logrus.SetFormatter(new(logrus.JSONFormatter))
+	}
+	if d.Debug {
+		logrus.SetLevel(logrus.DebugLevel)
+	}
+}
+
+// Error writes an error as a line of the log.
+func (Diagnostics) Error(err error) { logrus.Error(err) }
+
+// Warn writes a warning.
+func (Diagnostics) Warn(text string) { logrus.Warn(text) }
