@@ -130,7 +130,8 @@ type SpecRequest struct {
 
 // Specs builds OCI specs (package spec, with the facts of the node).
 type Specs interface {
-	Container(context.Context, SpecRequest) (*specs.Spec, error)
+	// Container tells also as whom the process begins.
+	Container(context.Context, SpecRequest) (*specs.Spec, *User, error)
 	// Infra is the spec of the process that holds a shared PID namespace.
 	Infra(context.Context, SpecRequest) (*specs.Spec, error)
 	// Limits turns the CRI's resources into the spec's.

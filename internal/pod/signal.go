@@ -81,3 +81,25 @@ func (c *Container) stopSignal() syscall.Signal {
 	}
 	return syscall.SIGTERM
 }
+
+// StopSignal tells which signal a stop sends, in the CRI's words.
+func StopSignal(v *ContainerView) cri.Signal {
+	if s := v.Request.Config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return s
+	}
+	sig := ParseSignal(v.Request.Image.Config.StopSignal)
+	if sig == 0 {
+		sig = syscall.SIGTERM
+	}
+	for n := range cri.Signal_name {
+		if s := cri.Signal(n); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && ParseSignal(signalName(s)) == sig && !alias(s) {
+			return s
+		}
+	}
+	return cri.Signal_SIGNAL_RUNTIME_DEFAULT
+}
+
+// alias tells whether a signal of the CRI is a second name of another one.
+func alias(s cri.Signal) bool {
+	return s == cri.Signal_SIGNAL_SIGCLD || s == cri.Signal_SIGNAL_SIGIOT || s == cri.Signal_SIGNAL_SIGPOLL
+}

@@ -66,7 +66,7 @@ func (c *Container) bundleUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	spec, err := c.m.Specs.Container(ctx, SpecRequest{
+	spec, user, err := c.m.Specs.Container(ctx, SpecRequest{
 		ID: c.id, Pod: c.pod.view(), Config: c.req.Config.ContainerConfig, Image: c.req.Image, Handler: c.req.Handler,
 		Rootfs: rootfs, Files: c.pod.runDir(), CgroupsPath: c.m.Cgroups.ContainerPath(c.pod.req.Cgroup, c.id), PIDNamespace: pidns,
 	})
@@ -76,6 +76,9 @@ func (c *Container) bundleUp(ctx context.Context) error {
 	if err := os.MkdirAll(c.bundle(), 0o700); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.status.User = user // recorded with the next transition
+	c.mu.Unlock()
 	return oci.WriteBundle(c.bundle(), spec)
 }
 

@@ -79,6 +79,14 @@ type ContainerStatus struct {
 	Reason     string   `json:"reason,omitempty"`
 	Message    string   `json:"message,omitempty"`
 	Process    *Process `json:"process,omitempty"`
+	User       *User    `json:"user,omitempty"`
+}
+
+// User is who a container's process began as.
+type User struct {
+	UID    int64   `json:"uid"`
+	GID    int64   `json:"gid"`
+	Groups []int64 `json:"groups,omitempty"`
 }
 
 // State derives the CRI's state.
