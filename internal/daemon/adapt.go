@@ -1,0 +1,191 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/monitor"
+	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/storage"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// The engines know no pod; these few lines let them stand where pod's seams are.
+
+// pins implements pod.Namespaces.
+type pins struct{}
+
+func (pins) Pin(ctx context.Context, r namespace.PinRequest) error { return namespace.Pin(ctx, r) }
+func (pins) Unpin(dir string) error                                { return namespace.Unpin(dir) }
+
+// cgroups implements pod.Cgroups.
+type cgroups struct{ driver cgroup.Driver }
+
+// ownParent is where pods go that the kubelet gives no cgroup.
+func (c cgroups) ownParent(id string) string {
+	if c.driver == cgroup.Systemd {
+		return "crio-pod" + id + ".slice"
+	}
+	return "/crio/pod-" + id
+}
+
+func (c cgroups) ParentPath(parent, id string) (path string, ours bool, err error) {
+	if parent == "" {
+		parent, ours = c.ownParent(id), true
+	}
+	path, err = cgroup.ParentPath(c.driver, parent)
+	return path, ours, err
+}
+
+func (c cgroups) ContainerPath(parent, id string) string {
+	return cgroup.ContainerPath(c.driver, parent, "crio", id)
+}
+
+func (c cgroups) Create(ctx context.Context, path string, limits *specs.LinuxResources) error {
+	return cgroup.CreateParent(ctx, c.driver, path, limits)
+}
+
+func (c cgroups) Remove(ctx context.Context, path string) error {
+	return cgroup.Remove(ctx, c.driver, path)
+}
+
+// rootfs implements pod.Rootfs.
+type rootfs struct{ *storage.Store }
+
+func (r rootfs) Lease(ctx context.Context, l pod.Lease) error {
+	return r.Store.Lease(ctx, storage.Lease(l))
+}
+
+// images implements pod.Images.
+type images struct{ *image.Service }
+
+func (s images) Resolve(ctx context.Context, ref string) (pod.Image, error) {
+	i, err := s.Find(ctx, ref)
+	if err != nil {
+		return pod.Image{}, err
+	}
+	out := pod.Image{ID: i.ID, Ref: i.ID, Name: ref, Config: i.Config}
+	if len(i.RepoDigests) > 0 {
+		out.Ref = i.RepoDigests[0]
+	}
+	if strings.HasPrefix(i.ID, strings.TrimPrefix(ref, "sha256:")) && len(i.RepoTags) > 0 {
+		out.Name = i.RepoTags[0] // people know it by this
+	}
+	return out, nil
+}
+
+// monitors implements pod.Monitors.
+type monitors struct{}
+
+func (monitors) Start(ctx context.Context, s monitor.Spawn) (monitor.Process, error) {
+	return monitor.Start(ctx, s)
+}
+
+func (monitors) ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, error) {
+	return monitor.ReadExit(exitDir, persistDir, id)
+}
+
+func (monitors) Reopen(ctx context.Context, bundle string) error { return monitor.Reopen(ctx, bundle) }
+
+func (monitors) Wait(ctx context.Context, id proc.ID) error {
+	p, err := proc.Open(id)
+	if errs.Is(err, errs.KindNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Wait(ctx)
+}
+
+// handlers implements pod.Handlers.
+type handlers struct {
+	byName map[string]*pod.Handler
+	def    string
+}
+
+func (h handlers) Handler(name string) (*pod.Handler, error) {
+	if name == "" {
+		name = h.def
+	}
+	if r := h.byName[name]; r != nil {
+		return r, nil
+	}
+	var names []string
+	for n := range h.byName {
+		names = append(names, n)
+	}
+	return nil, errs.Errorf(errs.KindNotFound, "there is no runtime handler %q; the handlers are %s", name, strings.Join(names, ", "))
+}
+
+// bytes reads a size such as "12MiB"; "" is 0.
+func bytes(table, key, text string) (int64, error) {
+	number, factor := text, int64(1)
+	for _, u := range []struct {
+		suffix string
+		factor int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}} {
+		if n, ok := strings.CutSuffix(text, u.suffix); ok {
+			number, factor = n, u.factor
+			break
+		}
+	}
+	if number == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+	if err != nil || n < 0 {
+		return 0, errs.Invalid("[%s] %s = %q: a size is needed, for example 12MiB", table, key, text)
+	}
+	return n * factor, nil
+}
+
+// links makes the names under which the executable runs as another applet: a
+// monitor and a runtime must be called by a name that is theirs.
+func links(dir string, names ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n)
+		if old, err := os.Readlink(path); err == nil && old == self {
+			continue
+		}
+		tmp := path + ".new"
+		if err := os.RemoveAll(tmp); err != nil {
+			return err
+		}
+		if err := os.Symlink(self, tmp); err != nil {
+			return err
+		}
+		if err := os.Rename(tmp, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sysctlMap reads NAME=VALUE pairs, which were checked before.
+func sysctlMap(list []string) map[string]string {
+	m := map[string]string{}
+	for _, e := range list {
+		k, v, _ := strings.Cut(e, "=")
+		m[k] = v
+	}
+	return m
+}
+
+var _ = config.Embedded

@@ -1,0 +1,407 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/moby/sys/capability"
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/device"
+	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/spec"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux"
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// specMaker gathers the facts that package spec builds from. It implements
+// pod.Specs.
+type specMaker struct {
+	node     spec.Node
+	handlers map[string]config.Handler
+	reject   []string // absent_mount_sources_to_reject
+	volumes  string   // image_volumes
+	self     string   // our executable, for the infra process
+	log      *slog.Logger
+}
+
+func newSpecMaker(c *config.Config, self string, log *slog.Logger) (*specMaker, error) {
+	ctl := cgroup.Available()
+	m := &specMaker{handlers: c.Runtime.Runtimes, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, log: log}
+	m.node = spec.Node{
+		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
+		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmorEnabled(), AppArmorDefault: c.Runtime.AppArmorProfile,
+		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly,
+		RecursiveReadOnly: hasMountSetattr(), AllCapabilities: knownCapabilities(),
+	}
+	for _, n := range c.Runtime.DefaultCapabilities {
+		n = "CAP_" + strings.TrimPrefix(strings.ToUpper(n), "CAP_")
+		if !slices.Contains(m.node.AllCapabilities, n) {
+			return nil, errs.Invalid("[crio.runtime] default_capabilities: this kernel has no capability %q", n)
+		}
+		m.node.Capabilities = append(m.node.Capabilities, n)
+	}
+	var err error
+	if m.node.Rlimits, err = rlimits(c.Runtime.DefaultUlimits); err != nil {
+		return nil, err
+	}
+	for _, d := range c.Runtime.AdditionalDevices {
+		list, err := parseDevice(d)
+		if err != nil {
+			return nil, err
+		}
+		m.node.Devices = append(m.node.Devices, list...)
+	}
+	if p := c.Runtime.SeccompProfile; p != "" {
+		m.node.Seccomp, err = os.ReadFile(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			log.Warn("the file named by seccomp_profile is not there; the built-in profile is used", "path", p)
+		} else if err != nil {
+			return nil, errs.Invalid("[crio.runtime] seccomp_profile: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func appArmorEnabled() bool {
+	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(data), "Y")
+}
+
+// hasMountSetattr tells whether mounts can be made read-only with all below them
+// (mount_setattr(2), Linux 5.12).
+func hasMountSetattr() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
+}
+
+func knownCapabilities() (names []string) {
+	list, err := capability.ListSupported()
+	if err != nil {
+		list = capability.ListKnown()
+	}
+	for _, c := range list {
+		names = append(names, "CAP_"+strings.ToUpper(c.String()))
+	}
+	return names
+}
+
+// rlimits reads NAME=SOFT:HARD; one number is both, "unlimited" or -1 is none.
+func rlimits(list []string) (out []specs.POSIXRlimit, err error) {
+	for _, e := range list {
+		name, text, ok := strings.Cut(e, "=")
+		soft, hard, two := strings.Cut(text, ":")
+		if !two {
+			hard = soft
+		}
+		s, err1 := limit(soft)
+		h, err2 := limit(hard)
+		if !ok || err1 != nil || err2 != nil || s > h {
+			return nil, errs.Invalid("[crio.runtime] default_ulimits: %q: write NAME=SOFT:HARD, for example nofile=1024:4096", e)
+		}
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: s, Hard: h})
+	}
+	return out, nil
+}
+
+func limit(s string) (uint64, error) {
+	if s == "unlimited" || s == "-1" {
+		return unix.RLIM_INFINITY, nil
+	}
+	return strconv.ParseUint(s, 10, 64)
+}
+
+// parseDevice reads HOST[:CONTAINER[:PERMISSIONS]].
+func parseDevice(s string) ([]spec.Device, error) {
+	part := strings.Split(s, ":")
+	if len(part) > 3 || !filepath.IsAbs(part[0]) {
+		return nil, errs.Invalid("[crio.runtime] additional_devices: %q: write HOST:CONTAINER:PERMISSIONS", s)
+	}
+	d := &cri.Device{HostPath: part[0], ContainerPath: part[0], Permissions: "rwm"}
+	if len(part) > 1 {
+		d.ContainerPath = part[1]
+	}
+	if len(part) > 2 {
+		d.Permissions = part[2]
+	}
+	return findDevice(d)
+}
+
+func findDevice(d *cri.Device) ([]spec.Device, error) {
+	found, err := device.Find(d.GetHostPath())
+	if err != nil {
+		return nil, err
+	}
+	var list []spec.Device
+	for _, f := range found {
+		to := d.GetContainerPath()
+		if to == "" {
+			to = d.GetHostPath()
+		}
+		to = filepath.Join(to, strings.TrimPrefix(f.Path, d.GetHostPath()))
+		list = append(list, toSpec(f, to, d.GetPermissions()))
+	}
+	return list, nil
+}
+
+func toSpec(f device.Device, to, access string) spec.Device {
+	if access == "" {
+		access = "rwm"
+	}
+	return spec.Device{Path: to, Type: f.Type, Major: f.Major, Minor: f.Minor, Mode: f.Mode, UID: f.UID, GID: f.GID, Access: access}
+}
+
+// Limits implements pod.Specs.
+func (m *specMaker) Limits(list ...*cri.LinuxContainerResources) *specs.LinuxResources {
+	out, notes := spec.Limits(m.node, list...)
+	for _, n := range notes {
+		m.log.Warn(n)
+	}
+	return out
+}
+
+// Infra implements pod.Specs.
+func (m *specMaker) Infra(_ context.Context, r pod.SpecRequest) (*specs.Spec, error) {
+	s := spec.Infra(m.input(&r), m.self)
+	oci.FitToHost(s)
+	return s, nil
+}
+
+// Container implements pod.Specs.
+func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *pod.User, error) {
+	in := m.input(&r)
+	in.Config, in.Image = r.Config, r.Image.Config
+	var err error
+	if in.Passwd, err = readInRoot(r.Rootfs, "/etc/passwd"); err != nil {
+		return nil, nil, err
+	}
+	if in.Group, err = readInRoot(r.Rootfs, "/etc/group"); err != nil {
+		return nil, nil, err
+	}
+	if in.Mounts, err = m.mounts(r.Config); err != nil {
+		return nil, nil, err
+	}
+	if in.Volumes, err = m.imageVolumes(&r); err != nil {
+		return nil, nil, err
+	}
+	for _, d := range r.Config.GetDevices() {
+		list, err := findDevice(d)
+		if err != nil {
+			return nil, nil, err
+		}
+		in.Devices = append(in.Devices, list...)
+	}
+	if err := m.security(&in); err != nil {
+		return nil, nil, err
+	}
+	res, err := spec.Build(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
+		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
+	}
+	m.relabel(&in, res.Spec)
+	u := res.User
+	return res.Spec, &pod.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
+}
+
+// security reads what a privileged container and a localhost profile need.
+func (m *specMaker) security(in *spec.Input) error {
+	sc := in.Config.GetLinux().GetSecurityContext()
+	if sc.GetPrivileged() && !in.Node.PrivilegedNoHostDevices {
+		list, err := device.Host()
+		if err != nil {
+			return err
+		}
+		for _, d := range list {
+			in.HostDevices = append(in.HostDevices, toSpec(d, d.Path, "rwm"))
+		}
+	}
+	ref := ""
+	if p := sc.GetSeccomp(); p.GetProfileType() == cri.SecurityProfile_Localhost {
+		ref = p.GetLocalhostRef()
+	} else if p == nil {
+		ref, _ = strings.CutPrefix(sc.GetSeccompProfilePath(), "localhost/") //nolint:staticcheck // old clients still send it
+		if ref == sc.GetSeccompProfilePath() {                               //nolint:staticcheck // as above
+			ref = ""
+		}
+	}
+	if ref == "" || sc.GetPrivileged() {
+		return nil
+	}
+	if !filepath.IsAbs(ref) {
+		return errs.Invalid("seccomp profile %q: an absolute path is needed", ref)
+	}
+	var err error
+	if in.Localhost, err = os.ReadFile(ref); err != nil {
+		return errs.Invalid("seccomp profile: %w", err)
+	}
+	return nil
+}
+
+// input is what pods' infra processes and containers have in common.
+func (m *specMaker) input(r *pod.SpecRequest) spec.Input {
+	h := m.handlers[r.Handler]
+	node := m.node
+	node.PrivilegedNoHostDevices = h.PrivilegedNoHost
+	return spec.Input{ID: r.ID, Rootfs: r.Rootfs, CgroupsPath: r.CgroupsPath, PIDNamespace: r.PIDNamespace, Node: node, Pod: podFacts(r)}
+}
+
+func podFacts(r *pod.SpecRequest) spec.Pod {
+	req, c := &r.Pod.Request, r.Pod.Request.Config
+	md := c.GetMetadata()
+	p := spec.Pod{
+		ID: r.Pod.ID, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(),
+		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(), SELinux: c.GetLinux().GetSecurityContext().GetSelinuxOptions(),
+		ResolvConf: filepath.Join(r.Files, pod.FileResolvConf), Hosts: filepath.Join(r.Files, pod.FileHosts),
+		HostnameFile: filepath.Join(r.Files, pod.FileHostname), Annotations: c.GetAnnotations(),
+	}
+	// The container's own option counts: a container may use the node's PID
+	// namespace beside others that do not.
+	o := r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if o == nil {
+		o = c.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	}
+	p.HostPID = o.GetPid() == cri.NamespaceMode_NODE
+	if data, err := os.ReadFile(p.HostnameFile); err == nil {
+		p.Hostname = strings.TrimSpace(string(data))
+	}
+	ns := func(kind string) string { return filepath.Join(r.Files, kind) }
+	if !req.HostNetwork() {
+		p.Net, p.UTS = ns("net"), ns("uts")
+	}
+	p.Shm = "/dev/shm"
+	if !req.HostIPC() {
+		p.IPC, p.Shm = ns("ipc"), ns(pod.FileShm)
+	}
+	if u := req.UserNS(); u != nil {
+		p.User = ns("user")
+		p.UIDs, p.GIDs = idMap(u.GetUids()), idMap(u.GetGids())
+	}
+	return p
+}
+
+func idMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
+	for _, e := range list {
+		m = append(m, specs.LinuxIDMapping{ContainerID: e.GetContainerId(), HostID: e.GetHostId(), Size: e.GetLength()})
+	}
+	return m
+}
+
+// maxAccounts bounds /etc/passwd and /etc/group: they are the image's.
+const maxAccounts = 10 << 20
+
+// readInRoot reads a file of a root file system without leaving it; absence is an
+// empty file.
+func readInRoot(root, name string) ([]byte, error) {
+	p, err := securejoin.SecureJoin(root, name)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := os.Lstat(p)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if fi.Size() > maxAccounts {
+		return nil, errs.Invalid("the image's %s has %d bytes; %d are the most", name, fi.Size(), maxAccounts)
+	}
+	return os.ReadFile(p)
+}
+
+// mounts resolves the sources of the request's mounts. An absent source is made as
+// a folder, as Kubernetes expects, unless the configuration forbids it.
+func (m *specMaker) mounts(c *cri.ContainerConfig) ([]spec.Mount, error) {
+	var list []spec.Mount
+	for _, r := range c.GetMounts() {
+		if r.GetImage().GetImage() != "" {
+			return nil, errs.Unimplemented("cannot mount image %s at %s: image volumes are not built yet", r.GetImage().GetImage(), r.GetContainerPath())
+		}
+		src := r.GetHostPath()
+		if !filepath.IsAbs(src) || strings.ContainsRune(src, 0) {
+			return nil, errs.Invalid("mount at %q: host_path %q is not an absolute path", r.GetContainerPath(), src)
+		}
+		real, err := filepath.EvalSymlinks(src)
+		if errors.Is(err, fs.ErrNotExist) {
+			if slices.Contains(m.reject, filepath.Clean(src)) {
+				return nil, errs.Invalid("mount at %q: host path %s does not exist (absent_mount_sources_to_reject)", r.GetContainerPath(), src)
+			}
+			if err = os.MkdirAll(src, 0o755); err == nil {
+				real, err = filepath.EvalSymlinks(src)
+			}
+		}
+		if err != nil {
+			return nil, errs.Invalid("mount at %q: host path %s can be neither found nor made: %w", r.GetContainerPath(), src, err)
+		}
+		list = append(list, spec.Mount{Mount: r, Source: real})
+	}
+	return list, nil
+}
+
+// imageVolumes makes the folders of the image's VOLUMEs, as image_volumes says.
+func (m *specMaker) imageVolumes(r *pod.SpecRequest) (list []spec.Volume, err error) {
+	if m.volumes == "ignore" {
+		return nil, nil
+	}
+	n := 0
+	for v := range r.Image.Config.Volumes {
+		dst := path.Clean("/" + v)
+		if dst == "/" || slices.ContainsFunc(r.Config.GetMounts(), func(m *cri.Mount) bool { return path.Clean(m.GetContainerPath()) == dst }) {
+			continue
+		}
+		dir, err := securejoin.SecureJoin(r.Rootfs, dst)
+		if err == nil {
+			err = os.MkdirAll(dir, 0o755)
+		}
+		if err != nil {
+			return nil, errs.Invalid("the image's volume %s cannot be made: %w", v, err)
+		}
+		if m.volumes == "bind" {
+			src := filepath.Join(filepath.Dir(filepath.Dir(r.Files)), "containers", r.ID, "volumes", strconv.Itoa(n))
+			if err := os.MkdirAll(src, 0o755); err != nil {
+				return nil, err
+			}
+			list = append(list, spec.Volume{Path: dst, Source: src})
+			n++
+		}
+	}
+	return list, nil
+}
+
+// relabel gives mounts that ask for it the container's SELinux label.
+func (m *specMaker) relabel(in *spec.Input, s *specs.Spec) {
+	if !m.node.SELinux || s.Linux.MountLabel == "" {
+		return
+	}
+	for _, r := range in.Mounts {
+		if !r.GetSelinuxRelabel() {
+			continue
+		}
+		if err := selinux.Chcon(r.Source, s.Linux.MountLabel, true); err != nil {
+			m.log.Warn("cannot relabel a mount", "ctr", in.ID, "path", r.Source, "err", err)
+		}
+	}
+}
+
+var _ pod.Specs = (*specMaker)(nil)
+
+// bootID tells one boot of the kernel from another.
+var bootID = sync.OnceValues(func() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data)), err
+})
