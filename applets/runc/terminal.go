@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/monocrio/monocrio/internal/oci"
-	"github.com/monocrio/monocrio/internal/oci/libct"
 )
 
 // terminal joins our own terminal to that of a container's process.
@@ -56,7 +55,7 @@ func (t *terminal) begin() error {
 		return err
 	}
 	defer socket.Close()
-	if t.master, err = libct.ReceiveConsole(socket); err != nil {
+	if t.master, err = oci.ReceiveConsole(socket); err != nil {
 		return err
 	}
 	t.resize()
@@ -90,7 +89,7 @@ func (t *terminal) raw() {
 func (t *terminal) resize() {
 	ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
 	if err == nil && t.master != nil {
-		_ = libct.SetSize(t.master, oci.Size{Width: ws.Col, Height: ws.Row})
+		_ = oci.SetSize(t.master, oci.Size{Width: ws.Col, Height: ws.Row})
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -229,4 +230,23 @@ func OpenDir(path string) (*os.File, error) {
 		return nil, errs.NotFound("cgroup", path)
 	}
 	return f, err
+}
+
+// Of returns the cgroup that a process is in: the memory hierarchy's on version
+// 1. KindNotFound if there is no such process.
+func Of(pid int) (string, error) {
+	groups, err := cgroups.ParseCgroupFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return "", errs.NotFound("process", strconv.Itoa(pid))
+	}
+	names := []string{"memory", "devices", "pids", "cpu"}
+	if Unified() {
+		names = []string{""}
+	}
+	for _, name := range names {
+		if path, ok := groups[name]; ok {
+			return path, nil
+		}
+	}
+	return "", errs.NotFound("cgroup of process", strconv.Itoa(pid))
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -133,32 +132,56 @@ func (r *Runtime) Exec(ctx context.Context, id string, req oci.ExecRequest) (int
 	}
 	cell := newCell(c, req.CgroupSub)
 	defer cell.remove()
-	streams, err := openStreams(&req)
+	streams, err := oci.OpenStreams(&req)
 	if err != nil {
 		return -1, fmt.Errorf("cannot exec in container %s: %w", id, err)
 	}
-	defer streams.close()
+	defer streams.Close()
+	var console, child *os.File
+	if req.Process.Terminal {
+		if console, child, err = socketPair(); err != nil {
+			streams.CloseChild()
+			return -1, fmt.Errorf("cannot exec in container %s: %w", id, err)
+		}
+		defer console.Close()
+	}
 	proc, err := spawn(c, SpawnRequest{
-		Process: req.Process, SubCgroups: cell.sub, Console: streams.console,
-		Stdin: streams.child[0], Stdout: streams.child[1], Stderr: streams.child[2],
+		Process: req.Process, SubCgroups: cell.sub, Console: child,
+		Stdin: streams.Child[0], Stdout: streams.Child[1], Stderr: streams.Child[2],
 	})
-	streams.closeChild()
+	streams.CloseChild()
+	if child != nil {
+		child.Close()
+	}
 	if err != nil {
 		return -1, err
 	}
-	if err := streams.begin(&req); err != nil {
-		_ = proc.Signal(unix.SIGKILL)
-		_, _ = proc.Wait()
-		return -1, fmt.Errorf("cannot exec in container %s: %w", id, err)
+	var master *os.File
+	if console != nil {
+		if master, err = oci.ReceiveConsole(console); err != nil {
+			_ = proc.Signal(unix.SIGKILL)
+			_, _ = proc.Wait()
+			return -1, fmt.Errorf("cannot exec in container %s: cannot receive the terminal: %w", id, err)
+		}
 	}
+	streams.Begin(&req, master)
 	if req.Started != nil {
 		req.Started(proc.Pid())
 	}
 	return wait(ctx, id, proc, cell, streams)
 }
 
+// socketPair is the way on which the init sends us a terminal.
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console-init"), nil
+}
+
 // wait sees a process through: to its own end, or to that of the context.
-func wait(ctx context.Context, id string, proc *Proc, cell *cell, streams *streams) (int, error) {
+func wait(ctx context.Context, id string, proc *Proc, cell *cell, streams *oci.Streams) (int, error) {
 	type result struct {
 		code int
 		err  error
@@ -170,7 +193,7 @@ func wait(ctx context.Context, id string, proc *Proc, cell *cell, streams *strea
 	}()
 	select {
 	case r := <-ended:
-		streams.drain(ctx, oci.Drain)
+		streams.Drain(ctx, oci.Drain)
 		if r.err != nil {
 			return -1, fmt.Errorf("cannot exec in container %s: %w", id, r.err)
 		}
@@ -186,7 +209,7 @@ func wait(ctx context.Context, id string, proc *Proc, cell *cell, streams *strea
 	case <-kctx.Done():
 		kerr = errors.Join(kerr, fmt.Errorf("process %d does not die", proc.Pid()))
 	}
-	streams.drain(kctx, 0)
+	streams.Drain(kctx, 0)
 	err := fmt.Errorf("gave up exec in container %s and killed its processes: %w", id, ctx.Err())
 	if kerr != nil {
 		err = fmt.Errorf("%w (not completely: %v)", err, kerr)
@@ -251,25 +274,6 @@ func (c *cell) kill(ctx context.Context, proc *Proc) error {
 	if c.dir != "" {
 		return cgroup.KillDir(ctx, c.dir)
 	}
-	tree := descendants(proc.Pid())
-	err := proc.Signal(unix.SIGKILL)
-	for _, pid := range tree {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-	return err
-}
-
-// descendants lists the children of a process and theirs.
-func descendants(pid int) (list []int) {
-	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	for _, t := range tasks {
-		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
-		for field := range strings.FieldsSeq(string(data)) {
-			if child, err := strconv.Atoi(field); err == nil {
-				list = append(list, child)
-				list = append(list, descendants(child)...)
-			}
-		}
-	}
-	return list
+	oci.KillTree(proc.Pid())
+	return nil
 }

@@ -1,4 +1,4 @@
-package libct
+package oci
 
 import (
 	"context"
@@ -10,17 +10,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/monocrio/monocrio/internal/oci"
 )
 
-// streams are the pipes, or the terminal, between an exec'd process and whoever
-// asked for it.
-type streams struct {
-	child   [3]*os.File // the process's ends; nil: /dev/null
-	console *os.File    // the process's end of the socket for the terminal
-	socket  *os.File    // ours
-	stdin   *os.File    // our ends
+// Streams are the pipes, or the terminal, between an exec'd process and whoever
+// asked for it: the part of Exec that all runtimes share.
+type Streams struct {
+	// Child has the process's ends of the standard streams; nil: /dev/null. All
+	// are nil with a terminal.
+	Child [3]*os.File
+
+	stdin   *os.File // our end
 	outputs []*output
 	master  *os.File
 	done    chan struct{} // closed with the streams: ends the resizer
@@ -40,24 +39,20 @@ type output struct {
 	abandoned bool      // nobody waits for output any more
 }
 
-func openStreams(req *oci.ExecRequest) (_ *streams, err error) {
-	s := &streams{done: make(chan struct{})}
+// OpenStreams makes the pipes that a request needs.
+func OpenStreams(req *ExecRequest) (_ *Streams, err error) {
+	s := &Streams{done: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			s.closeChild()
-			s.close()
+			s.CloseChild()
+			s.Close()
 		}
 	}()
 	if req.Process.Terminal {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("cannot make a socket pair: %w", err)
-		}
-		s.socket, s.console = os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console-init")
 		return s, nil
 	}
 	if req.Stdin != nil {
-		if s.child[0], s.stdin, err = os.Pipe(); err != nil {
+		if s.Child[0], s.stdin, err = os.Pipe(); err != nil {
 			return nil, err
 		}
 	}
@@ -69,29 +64,26 @@ func openStreams(req *oci.ExecRequest) (_ *streams, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s.child[i+1] = child
+		s.Child[i+1] = child
 		s.outputs = append(s.outputs, &output{from: from, to: to, finished: make(chan struct{})})
 	}
 	return s, nil
 }
 
-// closeChild closes the ends that the process has by now.
-func (s *streams) closeChild() {
-	for _, f := range append(s.child[:], s.console) {
+// CloseChild closes our copies of the ends that the process has by now.
+func (s *Streams) CloseChild() {
+	for _, f := range s.Child {
 		if f != nil {
 			f.Close()
 		}
 	}
-	s.child, s.console = [3]*os.File{}, nil
+	s.Child = [3]*os.File{}
 }
 
-// begin receives the terminal, if there is one, and starts the copying.
-func (s *streams) begin(req *oci.ExecRequest) error {
-	if s.socket != nil {
-		master, err := receiveFile(s.socket)
-		if err != nil {
-			return fmt.Errorf("cannot receive the terminal: %w", err)
-		}
+// Begin starts the copying. master is the terminal, nil without one; the streams
+// own it from here.
+func (s *Streams) Begin(req *ExecRequest, master *os.File) {
+	if master != nil {
 		s.master = master
 		to := req.Stdout
 		if to == nil {
@@ -113,11 +105,10 @@ func (s *streams) begin(req *oci.ExecRequest) error {
 	for _, o := range s.outputs {
 		go o.carry()
 	}
-	return nil
 }
 
 // resize follows the caller's terminal until the process ends.
-func (s *streams) resize(sizes <-chan oci.Size) {
+func (s *Streams) resize(sizes <-chan Size) {
 	for {
 		select {
 		case size, ok := <-sizes:
@@ -132,7 +123,7 @@ func (s *streams) resize(sizes <-chan oci.Size) {
 }
 
 // SetSize sets the size of a terminal.
-func SetSize(tty *os.File, size oci.Size) error {
+func SetSize(tty *os.File, size Size) error {
 	raw, err := tty.SyscallConn()
 	if err != nil {
 		return err
@@ -209,9 +200,9 @@ func (o *output) end(window time.Duration) {
 	_ = o.from.SetReadDeadline(time.Now())
 }
 
-// drain waits for the outputs after the process's end, then lets go of them. A
+// Drain waits for the outputs after the process's end, then lets go of them. A
 // reader that does not take its output is waited for until the context ends.
-func (s *streams) drain(ctx context.Context, window time.Duration) {
+func (s *Streams) Drain(ctx context.Context, window time.Duration) {
 	for _, o := range s.outputs {
 		o.end(window)
 	}
@@ -221,7 +212,7 @@ func (s *streams) drain(ctx context.Context, window time.Duration) {
 		case <-ctx.Done():
 			select {
 			case <-o.finished:
-			case <-time.After(oci.Drain):
+			case <-time.After(Drain):
 			}
 		}
 		o.mu.Lock()
@@ -230,10 +221,11 @@ func (s *streams) drain(ctx context.Context, window time.Duration) {
 	}
 }
 
-func (s *streams) close() {
+// Close lets go of everything.
+func (s *Streams) Close() {
 	s.once.Do(func() {
 		close(s.done)
-		for _, f := range []*os.File{s.stdin, s.socket, s.master} {
+		for _, f := range []*os.File{s.stdin, s.master} {
 			if f != nil {
 				f.Close()
 			}
@@ -244,9 +236,10 @@ func (s *streams) close() {
 	})
 }
 
-// receiveFile takes the terminal's master, which the init sends as SCM_RIGHTS
-// (unix(7)) with its name as payload.
-func receiveFile(socket *os.File) (*os.File, error) {
+// ReceiveConsole takes a terminal's master from the other end of a console
+// socket, on which a runtime sends it as SCM_RIGHTS (unix(7)) with its name as
+// payload.
+func ReceiveConsole(socket *os.File) (*os.File, error) {
 	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
@@ -275,14 +268,4 @@ func receiveFile(socket *os.File) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
-}
-
-// ReceiveConsole takes one terminal from a socket that Create or Spawn got the
-// other end of.
-func ReceiveConsole(socket *os.File) (*os.File, error) {
-	master, err := receiveFile(socket)
-	if err != nil {
-		return nil, fmt.Errorf("cannot receive the terminal: %w", err)
-	}
-	return master, nil
 }
