@@ -50,13 +50,26 @@ func TestPods(t *testing.T) {
 // TestHostPort reaches a pod by ports of the node in every way there is.
 func TestHostPort(t *testing.T) {
 	for _, conf := range []string{list("1.1.0", bridge46), list("0.4.0", bridge46, portmapConf)} {
-		t.Run("", func(t *testing.T) { testHostPort(t, conf) })
+		for _, filter := range []string{"0", "1"} {
+			t.Run("bridge-nf-call="+filter, func(t *testing.T) { testHostPort(t, conf, filter) })
+		}
 	}
 }
 
-func testHostPort(t *testing.T, conf string) {
+// filterBridged sets whether bridged packets pass the packet filter.
+func filterBridged(t *testing.T, value string) {
+	t.Helper()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte(value), 0); err != nil {
+			t.Skip("needs br_netfilter: " + err.Error())
+		}
+	}
+}
+
+func testHostPort(t *testing.T, conf, filter string) {
 	w := newWorld(t, conf)
 	outside := outsider(t)
+	filterBridged(t, filter)
 	p := w.run(
 		cni.Port{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"},
 		cni.Port{HostPort: 8080, ContainerPort: 80, Protocol: "UDP"},
@@ -64,7 +77,6 @@ func testHostPort(t *testing.T, conf string) {
 	peer := w.run()
 	serve(t, p.req.NetNS, "tcp", "[::]:80")
 	serve(t, p.req.NetNS, "udp4", "0.0.0.0:80")
-	t.Log(w.ruleset())
 	for _, network := range []string{"tcp", "udp"} {
 		want(t, outside, network, "192.0.2.1:8080", "192.0.2.2") // its address is not changed
 		want(t, "", network, "192.0.2.1:8080", "")

@@ -200,7 +200,9 @@ func (c *conf) elements(pods []net.IP) ([]nft.Element, error) {
 		if err != nil {
 			return nil, err
 		}
-		elems = append(elems, nft.Element{Set: "pods" + s, Key: nft.IP(ip)})
+		elems = append(elems,
+			nft.Element{Set: "pods" + s, Key: nft.IP(ip)},
+			nft.Element{Set: "self" + s, Key: nft.Key(nft.IP(ip), nft.IP(ip))})
 		if via != "" {
 			elems = append(elems, nft.Element{Set: "back" + s, Key: nft.Key(nft.Name(via), nft.IP(ip))})
 		}

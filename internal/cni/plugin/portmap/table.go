@@ -22,6 +22,8 @@ const dstNAT = 1 << 5
 //	one*   address, protocol and port -> the same, for hostIP
 //	pods*  addresses of pods that have host ports
 //	back*  interface and pod: connections that come from there go back there
+//	self*  pod and pod: connections of a pod to itself. Where bridged packets pass
+//	       the packet filter (br_netfilter) they have no interface that they came by
 //	all*   pods whose connections are all to be masqueraded
 func Table() *nft.Table {
 	t := &nft.Table{Name: "monocrio_portmap", Family: nftables.TableFamilyINet}
@@ -39,6 +41,7 @@ func Table() *nft.Table {
 			nft.Set{Name: "one" + f.suffix, Key: append([]nftables.SetDatatype{addr}, port...), Data: target},
 			nft.Set{Name: "pods" + f.suffix, Key: []nftables.SetDatatype{addr}},
 			nft.Set{Name: "back" + f.suffix, Key: []nftables.SetDatatype{nftables.TypeIFName, addr}},
+			nft.Set{Name: "self" + f.suffix, Key: []nftables.SetDatatype{addr, addr}},
 			nft.Set{Name: "all" + f.suffix, Key: []nftables.SetDatatype{addr}})
 		n := nft.Words(f.family)
 		ports.Rules = append(ports.Rules,
@@ -46,6 +49,7 @@ func Table() *nft.Table {
 			nft.Rule(nft.Family(f.family), nft.Meta(expr.MetaKeyL4PROTO, 0), nft.DstPort(1), nft.Find("any"+f.suffix), nft.DNAT(f.family)))
 		post.Rules = append(post.Rules,
 			nft.Rule(nft.Family(f.family), nft.CtStatus(dstNAT), nft.Meta(expr.MetaKeyIIFNAME, 0), nft.Dst(f.family, 4), nft.In("back"+f.suffix), nft.Masquerade()),
+			nft.Rule(nft.Family(f.family), nft.CtStatus(dstNAT), nft.Src(f.family, 0), nft.Dst(f.family, n), nft.In("self"+f.suffix), nft.Masquerade()),
 			nft.Rule(nft.Family(f.family), nft.CtStatus(dstNAT), nft.Dst(f.family, 0), nft.In("all"+f.suffix), nft.Masquerade()))
 	}
 	loopback4 := &net.IPNet{IP: net.IPv4(127, 0, 0, 0), Mask: net.CIDRMask(8, 32)}
