@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/monocrio/monocrio/applets"
+	_ "github.com/monocrio/monocrio/applets/early"           // the monitor, before all else
+	_ "github.com/monocrio/monocrio/applets/early/initstage" // libcontainer's child
 )
 
 func main() { os.Exit(applets.Main(os.Args)) }

@@ -10,6 +10,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"go.podman.io/storage/pkg/reexec"
+
+	"github.com/monocrio/monocrio/applets/conmon"
+	"github.com/monocrio/monocrio/applets/pause"
+	"github.com/monocrio/monocrio/applets/pinns"
 )
 
 // Applet is one face of the executable.
@@ -21,7 +27,11 @@ type Applet struct {
 }
 
 // table lists every applet, in the order in which --list prints them.
-var table = [...]Applet{}
+var table = [...]Applet{
+	{Name: "conmon", Summary: "watch one container", Run: conmon.Main},
+	{Name: "pinns", Summary: "make namespaces and keep them as files", Run: pinns.Main},
+	{Name: "pause", Summary: "reap orphans and wait", Run: pause.Main},
+}
 
 // Lookup finds an applet by name; nil if there is none.
 func Lookup(name string) *Applet {
@@ -35,7 +45,14 @@ func Lookup(name string) *Applet {
 
 // Main chooses the applet by the base name of args[0], else by args[1], runs it
 // and returns the exit status: 127 if no applet has that name.
+//
+// Before it, in this order, decide: C constructors (libcontainer's nsenter by its
+// environment, package ctor by name), package initstage, package early. Then the
+// storage library's helpers, by the argv[0] they gave themselves.
 func Main(args []string) int {
+	if reexec.Init() {
+		return 0
+	}
 	if len(args) == 0 {
 		args = []string{"monocrio"}
 	}
