@@ -10,6 +10,8 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // C: runs first when libcontainer starts us as "init"
 
 	"github.com/monocrio/monocrio/applets"
+	_ "github.com/monocrio/monocrio/applets/early"           // the monitor, before all else
+	_ "github.com/monocrio/monocrio/applets/early/initstage" // libcontainer's child
 )
 
 func main() { os.Exit(applets.Main(os.Args)) }

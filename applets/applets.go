@@ -11,8 +11,16 @@ import (
 	"os"
 	"path/filepath"
 
+	"go.podman.io/storage/pkg/reexec"
+
+	"github.com/monocrio/monocrio/applets/cni"
+	"github.com/monocrio/monocrio/applets/conmon"
+	"github.com/monocrio/monocrio/applets/crio"
+	"github.com/monocrio/monocrio/applets/pause"
+	"github.com/monocrio/monocrio/applets/pinns"
 	"github.com/monocrio/monocrio/applets/runc"
-	"github.com/monocrio/monocrio/internal/oci/libct"
+	plugins "github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/cni/plugin"
 )
 
 // Applet is one face of the executable.
@@ -21,35 +29,62 @@ type Applet struct {
 	// Run gets the arguments with the applet's name first and returns the exit
 	// status.
 	Run func(args []string) int
+	// Plugin is set instead of Run for a CNI plugin, which applets/cni hosts.
+	Plugin *plugin.Plugin
 }
 
 // table lists every applet, in the order in which --list prints them.
 var table = [...]Applet{
+	{Name: "crio", Summary: "serve the Kubernetes CRI", Run: crio.Main},
+	{Name: "conmon", Summary: "watch one container", Run: conmon.Main},
+	{Name: "pinns", Summary: "make namespaces and keep them as files", Run: pinns.Main},
+	{Name: "pause", Summary: "reap orphans and wait", Run: pause.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
+}
+
+// All returns the applets: the table, then the CNI plugins, whose one list is in
+// package cni.
+func All() []Applet {
+	all := table[:len(table):len(table)]
+	for _, p := range plugins.Embedded() {
+		all = append(all, Applet{Name: p.Name, Summary: "CNI plugin: " + p.About, Plugin: p})
+	}
+	return all
 }
 
 // Lookup finds an applet by name; nil if there is none.
 func Lookup(name string) *Applet {
-	for i := range table {
-		if table[i].Name == name {
-			return &table[i]
+	all := All()
+	for i := range all {
+		if all[i].Name == name {
+			return &all[i]
 		}
 	}
 	return nil
 }
 
+func (a *Applet) run(args []string) int {
+	if a.Plugin != nil {
+		return cni.Main(a.Plugin, args)
+	}
+	return a.Run(args)
+}
+
 // Main chooses the applet by the base name of args[0], else by args[1], runs it
 // and returns the exit status: 127 if no applet has that name.
+//
+// Before it, in this order, decide: C constructors (libcontainer's nsenter by its
+// environment, package ctor by name), package initstage, package early. Then the
+// storage library's helpers, by the argv[0] they gave themselves.
 func Main(args []string) int {
+	if reexec.Init() {
+		return 0
+	}
 	if len(args) == 0 {
 		args = []string{"monocrio"}
 	}
-	if libct.IsInit(args) {
-		libct.Init()
-	}
-	name := filepath.Base(args[0])
-	if a := Lookup(name); a != nil {
-		return a.Run(args)
+	if a := Lookup(filepath.Base(args[0])); a != nil {
+		return a.run(args)
 	}
 	args = args[1:]
 	if len(args) == 0 {
@@ -61,15 +96,15 @@ func Main(args []string) int {
 		usage(os.Stdout)
 		return 0
 	case "--list":
-		for i := range table {
-			fmt.Println(table[i].Name)
+		for _, a := range All() {
+			fmt.Println(a.Name)
 		}
 		return 0
 	case "--install":
 		return install(args[1:])
 	}
 	if a := Lookup(args[0]); a != nil {
-		return a.Run(args)
+		return a.run(args)
 	}
 	fmt.Fprintf(os.Stderr, "monocrio: there is no applet %q\n\n", args[0])
 	usage(os.Stderr)
@@ -83,8 +118,8 @@ func usage(w *os.File) {
 		"       monocrio --list                 print the names of the applets\n"+
 		"       monocrio --install DIR          make a link in DIR for each applet\n\n"+
 		"applets:\n")
-	for i := range table {
-		fmt.Fprintf(w, "  %-12s %s\n", table[i].Name, table[i].Summary)
+	for _, a := range All() {
+		fmt.Fprintf(w, "  %-12s %s\n", a.Name, a.Summary)
 	}
 }
 
@@ -104,8 +139,8 @@ func install(args []string) int {
 		return 1
 	}
 	status := 0
-	for i := range table {
-		if err := link(self, filepath.Join(args[0], table[i].Name)); err != nil {
+	for _, a := range All() {
+		if err := link(self, filepath.Join(args[0], a.Name)); err != nil {
 			fmt.Fprintf(os.Stderr, "monocrio: %v\n", err)
 			status = 1
 		}

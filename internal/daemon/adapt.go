@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
@@ -94,7 +93,9 @@ func (monitors) ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, er
 	return monitor.ReadExit(exitDir, persistDir, id)
 }
 
-func (monitors) Reopen(ctx context.Context, bundle string) error { return monitor.Reopen(ctx, bundle) }
+func (monitors) Reopen(ctx context.Context, bundle, log string) error {
+	return monitor.ReopenWait(ctx, bundle, log)
+}
 
 func (monitors) Wait(ctx context.Context, id proc.ID) error {
 	p, err := proc.Open(id)
@@ -187,5 +188,3 @@ func sysctlMap(list []string) map[string]string {
 	}
 	return m
 }
-
-var _ = config.Embedded

@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -288,11 +287,8 @@ func (m *Manager) ReopenLog(ctx context.Context, id string) error {
 	if st := c.view().Status; st.State() != cri.ContainerState_CONTAINER_RUNNING {
 		return errs.Precondition("cannot reopen the log of container %s: it is not running", c.id)
 	}
-	return m.Monitors.Reopen(ctx, c.bundle())
+	return m.Monitors.Reopen(ctx, c.bundle(), c.req.LogPath)
 }
 
 // BundlePath is the folder of a container's config.json, attach socket and fifos.
 func (m *Manager) BundlePath(id string) string { return filepath.Join(m.RunDir, "containers", id) }
-
-// errGone ends a step whose object's pod is being stopped.
-var errGone = errors.New("the pod is being stopped")

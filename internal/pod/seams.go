@@ -91,7 +91,8 @@ type Monitors interface {
 	Start(context.Context, monitor.Spawn) (monitor.Process, error)
 	// ReadExit tells how a container ended; false while there is no exit file.
 	ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, error)
-	Reopen(ctx context.Context, bundle string) error
+	// Reopen returns when the new log file is there.
+	Reopen(ctx context.Context, bundle, log string) error
 	// Wait returns when the process is gone; at once if it is.
 	Wait(context.Context, proc.ID) error
 }

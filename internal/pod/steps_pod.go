@@ -209,9 +209,9 @@ func (p *Pod) namespacesUp(ctx context.Context) error {
 	return p.m.Namespaces.Pin(ctx, r)
 }
 
-func idMap(list []*cri.IDMapping) (m []namespace.IDMap) {
+func idMap(list []*cri.IDMapping) (m []namespace.Mapping) {
 	for _, e := range list {
-		m = append(m, namespace.IDMap{Container: e.GetContainerId(), Host: e.GetHostId(), Size: e.GetLength()})
+		m = append(m, namespace.Mapping{Container: e.GetContainerId(), Host: e.GetHostId(), Size: e.GetLength()})
 	}
 	return m
 }

@@ -56,7 +56,7 @@ func (c *Container) settle(ctx context.Context) {
 		} else if exit.OOM {
 			reason = reasonOOM
 		}
-		c.logErr("cannot record an exit", c.finish(exit.Time, code, reason, ""))
+		c.logErr("cannot record an exit", c.finish(exit.At, code, reason, ""))
 	}
 	c.freeRuntime(ctx)
 }

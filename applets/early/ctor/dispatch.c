@@ -1,5 +1,6 @@
 // Which applets begin in C. Runs in every process of the executable, so it must
 // be quick and touch nothing unless the name is one of three.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -28,6 +29,14 @@ __attribute__((constructor)) static void dispatch(int argc, char **argv)
 	int pause_ = !strcmp(name, "pause") && argc == 1; // with an option: Go
 	int pinns = !strcmp(name, "pinns");
 	int conmon = !strcmp(name, "conmon");
+	if (!strcmp(name, "conmon-listen") && argc > 1) {
+		// The monitor's way to start a runtime with LISTEN_PID (sd_listen_fds(3)).
+		char pid[16];
+		snprintf(pid, sizeof pid, "%d", getpid());
+		setenv("LISTEN_PID", pid, 1);
+		execv(argv[1], argv + 1);
+		_exit(127);
+	}
 	// libcontainer's init stage bears whatever argv[0] its parent had.
 	if (!(pause_ || pinns || conmon) || getenv("_LIBCONTAINER_INITPIPE"))
 		return;

@@ -1,0 +1,4 @@
+//go:build nearly
+
+// Package early is left out of this build.
+package early

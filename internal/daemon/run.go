@@ -1,0 +1,157 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/version"
+	"golang.org/x/sys/unix"
+)
+
+// drainTime is how long calls may go on after the daemon was told to end.
+const drainTime = 10 * time.Second
+
+// Run serves the CRI until SIGTERM or SIGINT, or until ctx ends. Pods and
+// containers are not touched by its end.
+func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	signal.Ignore(unix.SIGPIPE)
+	unix.Umask(0o022)
+	lock, err := takeLock(c)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	p, err := build(c, log)
+	if err != nil {
+		return err
+	}
+	if err := p.pods.Recover(ctx); err != nil {
+		return errors.Join(err, p.close())
+	}
+	go p.images.Collect()
+	err = p.serve(ctx)
+	return errors.Join(err, p.close(), notify("STOPPING=1"))
+}
+
+// takeLock keeps a second daemon from the same state.
+func takeLock(c *config.Config) (*os.File, error) {
+	for _, dir := range []string{c.Crio.StateDir, c.Crio.RunDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("cannot make the daemon's folder: %w", err)
+		}
+	}
+	path := filepath.Join(c.Crio.StateDir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, errs.Precondition("cannot start: another daemon holds %s; give this one its own state_dir, run_dir and listen, or end the other", path)
+	}
+	return f, nil
+}
+
+// serve listens and answers until ctx ends.
+func (p *parts) serve(ctx context.Context) error {
+	l, err := listen(p.conf.API.Listen)
+	if err != nil {
+		return err
+	}
+	g := cri.NewGRPC(p.deps, p.conf.API.GRPCMaxSendMsgSize, p.conf.API.GRPCMaxRecvMsgSize)
+	debug.FreeOSMemory() // what starting took
+	p.log.Info("serving", "socket", p.conf.API.Listen, "version", version.Version, "handler", p.conf.Runtime.DefaultRuntime, "systemdCgroup", p.deps.Systemd)
+	if err := p.network.Status(ctx); err != nil {
+		p.log.Warn("pods cannot be attached to a network yet", "err", err)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- g.Serve(l) }()
+	if err := notify("READY=1"); err != nil {
+		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
+	}
+	dump := make(chan os.Signal, 1)
+	signal.Notify(dump, unix.SIGUSR1, unix.SIGHUP)
+	defer signal.Stop(dump)
+	for {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("cannot serve on %s: %w", p.conf.API.Listen, err)
+		case s := <-dump:
+			p.onSignal(s)
+		case <-ctx.Done():
+			p.log.Info("ending; pods and containers go on")
+			drain(g)
+			return fsx.RemoveIfThere(p.conf.API.Listen)
+		}
+	}
+}
+
+func (p *parts) onSignal(s os.Signal) {
+	if s == unix.SIGUSR1 {
+		path, err := dumpStacks()
+		p.log.Info("wrote the goroutines' stacks", "path", path, "err", err)
+		return
+	}
+	p.log.Warn("SIGHUP: configuration is not reloaded while the daemon runs yet; restart it, pods go on meanwhile")
+}
+
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of the CRI socket: %w", err)
+	}
+	if err := fsx.RemoveIfThere(path); err != nil { // we hold the lock: it is stale
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on the CRI socket: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// drain lets calls end, for some time.
+func drain(g interface {
+	GracefulStop()
+	Stop()
+}) {
+	done := make(chan struct{})
+	go func() { g.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+		g.Stop()
+	}
+}
+
+// notify speaks sd_notify(3); without a service manager it does nothing.
+func notify(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte(state))
+	return err
+}

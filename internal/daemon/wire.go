@@ -1,0 +1,191 @@
+// Package daemon is the only place that knows everybody: it builds each part once,
+// hands it what it needs, and runs the whole until it is told to end.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/oci/command"
+	"github.com/monocrio/monocrio/internal/oci/libct"
+	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/storage"
+	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// parts is everything that was built.
+type parts struct {
+	conf    *config.Config
+	log     *slog.Logger
+	store   *storage.Store
+	images  *image.Service
+	network *cni.Network
+	pods    *pod.Manager
+	deps    cri.Deps
+}
+
+// build makes the parts, lowest first. What was opened before a failure is closed.
+func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
+	p = &parts{conf: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	driver, err := cgroupDriver(c)
+	if err != nil {
+		return p, err
+	}
+	bin := filepath.Join(c.Crio.RunDir, "bin")
+	if err := links(bin, "conmon", "runc", "pause"); err != nil {
+		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
+	}
+	if p.store, err = storage.Open(storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
+		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}); err != nil {
+		return p, err
+	}
+	p.images = image.New(image.Options{Store: p.store, AuthFile: c.Image.GlobalAuthFile, Policy: c.Image.SignaturePolicy,
+		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
+		BigFilesDir: c.Image.BigFilesTemporaryDir, ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Log: log})
+	if p.network, err = cni.New(cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork,
+		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Plugins: cni.Embedded(), Log: log}); err != nil {
+		return p, err
+	}
+	hs, err := newHandlers(c, bin, driver, log)
+	if err != nil {
+		return p, err
+	}
+	sm, err := newSpecMaker(c, filepath.Join(bin, "pause"), log)
+	if err != nil {
+		return p, err
+	}
+	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
+		return p, err
+	}
+	p.deps = cri.Deps{Pods: p.pods, Images: p.images, Store: p.store, NetworkStatus: p.network.Status,
+		Handlers: func() []*api.RuntimeHandler { return handlerFeatures(hs, sm) },
+		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Systemd:  driver == cgroup.Systemd, StopGrace: time.Duration(c.Runtime.CtrStopTimeout) * time.Second, Config: c, Log: log}
+	return p, nil
+}
+
+// cgroupDriver is what the configuration says, else systemd where it runs.
+func cgroupDriver(c *config.Config) (cgroup.Driver, error) {
+	if c.Runtime.CgroupManager != "" {
+		return cgroup.ParseDriver(c.Runtime.CgroupManager)
+	}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		return cgroup.Systemd, nil
+	}
+	return cgroup.Cgroupfs, nil
+}
+
+// newHandlers makes the runtime handlers of the configuration ready.
+func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.Logger) (handlers, error) {
+	hs := handlers{byName: map[string]*pod.Handler{}, def: c.Runtime.DefaultRuntime}
+	for name, h := range c.Runtime.Runtimes {
+		table := "crio.runtime.runtimes." + name
+		ph := &pod.Handler{Name: name, Monitor: filepath.Join(bin, "conmon"), Argv0: "conmon", Env: h.MonitorEnv}
+		for _, foreign := range []string{c.Runtime.Conmon, h.MonitorPath} {
+			if foreign != "" {
+				ph.Monitor, ph.Argv0 = foreign, foreign
+			}
+		}
+		var err error
+		if ph.MinMemory, err = bytes(table, "container_min_memory", h.ContainerMinMemory); err != nil {
+			return hs, err
+		}
+		root := h.Root
+		if root == "" {
+			root = filepath.Join(c.Crio.RunDir, "runtime", name)
+		}
+		if name == config.Embedded && h.Path == "" {
+			ph.Runtime = libct.New(libct.Options{Root: root, Systemd: driver == cgroup.Systemd, Self: filepath.Join(bin, "runc"), Log: log})
+		} else {
+			path := h.Path
+			if path == "" {
+				path = name
+			}
+			ph.Runtime, err = command.New(command.Options{Path: path, Name: name, Root: root, Systemd: driver == cgroup.Systemd, Log: log})
+			if err != nil {
+				return hs, errs.Invalid("[%s] runtime_path: %w", table, err)
+			}
+		}
+		hs.byName[name] = ph
+	}
+	return hs, nil
+}
+
+func handlerFeatures(hs handlers, sm *specMaker) (list []*api.RuntimeHandler) {
+	f := &api.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: sm.node.RecursiveReadOnly, UserNamespaces: true}
+	list = append(list, &api.RuntimeHandler{Name: "", Features: f})
+	for name := range hs.byName {
+		list = append(list, &api.RuntimeHandler{Name: name, Features: f})
+	}
+	return list
+}
+
+func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.Manager, error) {
+	c := p.conf
+	boot, err := bootID()
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell this boot from the last one: %w", err)
+	}
+	for _, dir := range []string{c.Runtime.ContainerExitsDir, c.Runtime.ContainerAttachDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return pod.New(pod.Options{
+		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
+		ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
+		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace), StopGrace: time.Duration(c.Runtime.CtrStopTimeout) * time.Second,
+		LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot,
+		SystemdCgroup: driver == cgroup.Systemd, Sysctls: sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
+		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images},
+		Monitors: monitors{}, Handlers: hs, Specs: sm, Log: p.log,
+	})
+}
+
+// close lets go of everything. Pods and containers go on.
+func (p *parts) close() (err error) {
+	if p.pods != nil {
+		p.pods.Close()
+	}
+	if p.network != nil {
+		err = p.network.Close()
+	}
+	if p.store != nil {
+		err = errors.Join(err, p.store.Close())
+	}
+	return err
+}
+
+// Teardown unmounts and deletes what the daemon keeps of its own between runs:
+// bridges without ports, empty packet filter tables, the store's mounts. It is for
+// machines that must be left as they were found. No pod may be left.
+func Teardown(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	p, err := build(c, log)
+	if err != nil {
+		return err
+	}
+	if err := p.pods.Recover(ctx); err != nil {
+		return errors.Join(err, p.close())
+	}
+	if n := len(p.pods.Pods()); n > 0 {
+		return errors.Join(errs.Precondition("cannot tear down: %d pods are left; remove them first", n), p.close())
+	}
+	p.pods.Close()
+	return errors.Join(p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
+}

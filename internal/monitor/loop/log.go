@@ -1,0 +1,184 @@
+package loop
+
+import (
+	"syscall"
+
+	"github.com/monocrio/monocrio/internal/monitor/contract"
+)
+
+// logFile writes records of the form "TIME STREAM F|P TEXT" (the CRI log format).
+// There is one writer and each write(2) holds whole records only, so a reader never
+// sees a torn line of ours and a reopen falls between records.
+type logFile struct {
+	path  string // empty: nothing is kept
+	fd    int
+	size  int64 // bytes in the file, not counting out
+	max   int64 // <= 0: no limit
+	out   []byte
+	n     int // bytes of out in use
+	high  int // most of out in use since it was released
+	torn  bool
+	clock clock
+	warn  func(string)
+}
+
+const outSize = 128 << 10
+
+// open opens the file for appending, making it if needed.
+func (l *logFile) open() error {
+	if l.path == "" {
+		return nil
+	}
+	fd, err := syscall.Open(l.path, syscall.O_WRONLY|syscall.O_APPEND|syscall.O_CREAT|syscall.O_CLOEXEC, 0o640)
+	if err != nil {
+		return cannot("open log file "+l.path, err)
+	}
+	l.adopt(fd)
+	return nil
+}
+
+func (l *logFile) adopt(fd int) {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err == nil {
+		l.size = st.Size
+	}
+	if l.fd >= 0 {
+		syscall.Close(l.fd)
+	}
+	l.fd, l.torn = fd, false
+}
+
+// reopen begins a new file at the path, or goes on with the one that is there: it
+// was moved away, or it was not. On failure the old file stays in use.
+func (l *logFile) reopen() {
+	l.flush()
+	if err := l.open(); err != nil {
+		l.warn(err.Error())
+	}
+}
+
+// restart replaces the file by an empty one: it has reached its greatest size.
+func (l *logFile) restart() {
+	l.flush()
+	tmp := l.path + ".tmp"
+	fd, err := syscall.Open(tmp, syscall.O_WRONLY|syscall.O_APPEND|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, 0o640)
+	if err == nil {
+		if err = syscall.Rename(tmp, l.path); err != nil {
+			syscall.Close(fd)
+			syscall.Unlink(tmp)
+		}
+	}
+	if err != nil {
+		l.warn(cannot("restart log file "+l.path, err).Error())
+		l.size = 0 // or each record would try again
+		return
+	}
+	l.adopt(fd)
+}
+
+// record adds one record; text has at most contract.MaxOutput bytes and no newline.
+func (l *logFile) record(stamp []byte, stream string, tag byte, text []byte) {
+	if l.fd < 0 {
+		return
+	}
+	size := len(stamp) + len(stream) + len(text) + 5
+	if l.n+size > len(l.out) {
+		l.flush()
+	}
+	if l.max > 0 && l.size+int64(l.n+size) > l.max && l.size+int64(l.n) > 0 {
+		l.restart()
+	}
+	b := append(l.out[:l.n], stamp...)
+	b = append(append(b, ' '), stream...)
+	b = append(append(b, ' ', tag, ' '), text...)
+	l.n = len(append(b, '\n'))
+	l.high = max(l.high, l.n)
+}
+
+// flush writes what has been added.
+func (l *logFile) flush() {
+	b := l.out[:l.n]
+	l.n = 0
+	if len(b) > 0 && l.torn {
+		// The disk was full in the middle of a record.
+		if _, err := syscall.Write(l.fd, []byte{'\n'}); err != nil {
+			return
+		}
+		l.torn = false
+		l.size++
+	}
+	for written := false; len(b) > 0; {
+		n, err := syscall.Write(l.fd, b)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			// What does not fit is lost: the container must not stand still for its
+			// log. The end of a record tells whether the file ends in the middle.
+			l.torn = l.torn || written && !l.endsRecord(b)
+			l.warn(cannot("write log file "+l.path, err).Error())
+			return
+		}
+		b, written = b[n:], true
+		l.size += int64(n)
+	}
+}
+
+// endsRecord tells whether what stands in out before rest ends with a newline.
+func (l *logFile) endsRecord(rest []byte) bool {
+	whole := l.out[:cap(l.out)]
+	at := cap(l.out) - cap(rest)
+	return at > 0 && whole[at-1] == '\n'
+}
+
+// rest gives the memory of a burst back to the system.
+func (l *logFile) rest() {
+	const keep = 8 << 10
+	if l.high > keep {
+		release(l.out[:cap(l.out)])
+		l.high = 0
+	}
+}
+
+// close ends the log; sync also brings it to the disk.
+func (l *logFile) close(sync bool) {
+	if l.fd < 0 {
+		return
+	}
+	l.flush()
+	if sync {
+		syscall.Fsync(l.fd)
+	}
+	syscall.Close(l.fd)
+	l.fd = -1
+}
+
+// lines cuts data of one stream into records and returns how many bytes it took:
+// whole lines and pieces of full length. With last set it takes all, the end as P.
+func (l *logFile) lines(s *stream, data []byte, stamp []byte, last bool) (taken int) {
+	for taken < len(data) {
+		rest := data[taken:]
+		window := rest[:min(len(rest), contract.MaxOutput)]
+		if i := indexNewline(window); i >= 0 {
+			l.record(stamp, s.name, 'F', window[:i])
+			s.open = false
+			taken += i + 1
+			continue
+		}
+		if len(window) < contract.MaxOutput && !last {
+			break
+		}
+		l.record(stamp, s.name, 'P', window)
+		s.open = true
+		taken += len(window)
+	}
+	return taken
+}
+
+// finish closes an open sequence of partial records.
+func (l *logFile) finish(s *stream) {
+	if s.open {
+		l.record(l.clock.stamp(now()), s.name, 'F', nil)
+		s.open = false
+	}
+}

@@ -1,0 +1,143 @@
+package loop
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// What package syscall has no wrapper for.
+
+const (
+	sysPidfdOpen   = 434 // the same number on every architecture
+	prSetSubreaper = 36
+	clockRealtime  = 0
+	clockMonotonic = 1
+	efdNonblock    = syscall.O_NONBLOCK
+	efdCloexec     = syscall.O_CLOEXEC
+	memoryEvents   = "memory.events"
+)
+
+type fault string
+
+func (f fault) Error() string { return string(f) }
+
+// cannot makes an error of the house's form.
+func cannot(what string, err error) error {
+	return fault("cannot " + what + ": " + err.Error())
+}
+
+func errnoOf(e syscall.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
+}
+
+func now() (sec int64, nsec int64) {
+	var ts syscall.Timespec
+	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockRealtime, uintptr(unsafe.Pointer(&ts)), 0)
+	return int64(ts.Sec), int64(ts.Nsec)
+}
+
+func pidfdOpen(pid int) (int, error) {
+	fd, _, e := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
+	return int(fd), errnoOf(e)
+}
+
+func eventfd() (int, error) {
+	fd, _, e := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
+	return int(fd), errnoOf(e)
+}
+
+// alarm makes a timer descriptor that becomes readable once, after so many
+// milliseconds.
+func alarm(ms int64) (int, error) {
+	fd, _, e := syscall.RawSyscall(syscall.SYS_TIMERFD_CREATE, clockMonotonic, efdNonblock|efdCloexec, 0)
+	if e != 0 {
+		return -1, e
+	}
+	spec := [2]syscall.Timespec{1: syscall.NsecToTimespec(ms * 1e6)}
+	_, _, e = syscall.RawSyscall6(syscall.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+	if e != 0 {
+		syscall.Close(int(fd))
+		return -1, e
+	}
+	return int(fd), nil
+}
+
+func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+	_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+	return errnoOf(e)
+}
+
+// becomeSubreaper makes the container's process, whose parent is the runtime, a
+// child of this process when the runtime ends.
+func becomeSubreaper() error {
+	_, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, prSetSubreaper, 1, 0)
+	return errnoOf(e)
+}
+
+// anonymous maps zeroed memory outside the Go heap. Pages cost nothing before they
+// are touched, and release gives them back.
+func anonymous(size int) ([]byte, error) {
+	return syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+}
+
+func release(b []byte) {
+	const madvDontneed = 4
+	syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), madvDontneed)
+}
+
+// readWhole returns a small file's content.
+func readWhole(path string) (string, error) {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer syscall.Close(fd)
+	var text []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := syscall.Read(fd, buf)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			return string(text), nil
+		}
+		text = append(text, buf[:n]...)
+	}
+}
+
+// writeFile replaces or makes a file in place.
+func writeFile(path, text string, flags int, mode uint32) error {
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC|flags, mode)
+	if err != nil {
+		return err
+	}
+	if text != "" {
+		_, err = syscall.Write(fd, []byte(text))
+	}
+	if e := syscall.Close(fd); err == nil {
+		err = e
+	}
+	return err
+}
+
+// replaceFile writes a file aside and renames it in, so that a reader finds
+// nothing or the whole.
+func replaceFile(dir, name, text string) error {
+	tmp := dir + "/." + name + "." + itoa(int64(syscall.Getpid()))
+	err := writeFile(tmp, text, syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
+	if err == nil {
+		err = syscall.Rename(tmp, dir+"/"+name)
+	}
+	if err != nil {
+		syscall.Unlink(tmp)
+		return cannot("write "+dir+"/"+name, err)
+	}
+	return nil
+}
