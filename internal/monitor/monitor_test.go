@@ -1,0 +1,45 @@
+package monitor_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/monocrio/monocrio/internal/monitor/monitortest"
+)
+
+// ours is the real executable.
+var ours string
+
+func TestMain(m *testing.M) {
+	ours = os.Getenv("MONOCRIO_BIN")
+	dir := ""
+	if ours == "" && os.Geteuid() == 0 {
+		var err error
+		if dir, err = os.MkdirTemp("", "monocrio-bin-"); err == nil {
+			ours = filepath.Join(dir, "monocrio")
+			cmd := exec.Command("../../scripts/build", "-o", ours)
+			cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+			err = cmd.Run()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "cannot build the executable:", err)
+			os.Exit(1)
+		}
+	}
+	status := m.Run()
+	if dir != "" {
+		os.RemoveAll(dir)
+	}
+	os.Exit(status)
+}
+
+func TestOurs(t *testing.T) {
+	monitortest.Suite(t, &monitortest.Rig{Path: ours, Argv0: "conmon", Runtime: "/usr/sbin/runc"})
+}
+
+func TestForeign(t *testing.T) {
+	monitortest.Suite(t, &monitortest.Rig{Path: "/usr/bin/conmon", Runtime: "/usr/sbin/runc", Foreign: true})
+}
