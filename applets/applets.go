@@ -47,7 +47,7 @@ var table = [...]Applet{
 func All() []Applet {
 	all := table[:len(table):len(table)]
 	for _, p := range plugins.Embedded() {
-		all = append(all, Applet{Name: p.Name, Summary: "CNI plugin: " + p.About, Plugin: p})
+		all = append(all, Applet{Name: p.Name, Summary: "CNI plugin", Plugin: p})
 	}
 	return all
 }

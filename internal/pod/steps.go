@@ -11,7 +11,7 @@ import (
 // works from the record alone and takes absence for success.
 type step[T object] struct {
 	name     string
-	up, down func(context.Context, T) error
+	up, down func(T, context.Context) error // method expressions
 }
 
 // object is a pod or container, as the walks need it.
@@ -32,7 +32,7 @@ func climb[T object](ctx context.Context, steps []step[T], o T) (undone bool, er
 		crashPoint(o.kind(), s.name, "before-up")
 		err := ctx.Err()
 		if err == nil {
-			err = s.up(ctx, o)
+			err = s.up(o, ctx)
 		}
 		crashPoint(o.kind(), s.name, "after-up")
 		if err == nil {
@@ -65,7 +65,7 @@ func undo[T object](ctx context.Context, s step[T], o T) error {
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()
-		done <- s.down(ctx, o)
+		done <- s.down(o, ctx)
 	}()
 	select {
 	case err := <-done:

@@ -90,7 +90,7 @@ type User struct {
 }
 
 // State derives the CRI's state.
-func (s *ContainerStatus) State() cri.ContainerState {
+func (s ContainerStatus) State() cri.ContainerState {
 	switch {
 	case s.FinishedAt != 0:
 		return cri.ContainerState_CONTAINER_EXITED
