@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +22,7 @@ import (
 	"go.podman.io/image/v5/signature"
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/configfile"
 )
 
 // Auth are the credentials of one request; all empty: those of the auth file.
@@ -205,7 +205,7 @@ func (s *Service) watch(p *Pull, progress <-chan types.ProgressProperties, cance
 // policy is policy.json, or "accept everything" where there is none.
 func (s *Service) policy() (*signature.PolicyContext, error) {
 	p, err := signature.DefaultPolicy(s.sys(nil))
-	if errors.Is(err, os.ErrNotExist) && s.opts.Policy == "" {
+	if errors.Is(err, configfile.ErrConfigFileNotFound) && s.opts.Policy == "" {
 		p, err = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}, nil
 	}
 	if err != nil {
