@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,9 @@ type output struct {
 	from     *os.File
 	to       io.Writer
 	finished chan struct{}
+
+	carried atomic.Int64 // bytes
+	waiting atomic.Bool  // for the process, not for the reader
 
 	mu        sync.Mutex
 	ended     bool      // the process is gone
@@ -153,7 +157,10 @@ func (o *output) carry() {
 		case counted:
 			_ = o.from.SetReadDeadline(limit)
 		}
+		o.waiting.Store(true)
 		n, err := o.from.Read(buf)
+		o.waiting.Store(false)
+		o.carried.Add(int64(n))
 		rest -= n
 		if n > 0 && !o.deliver(buf[:n]) {
 			return
@@ -218,6 +225,36 @@ func (s *Streams) Drain(ctx context.Context, window time.Duration) {
 		o.mu.Lock()
 		o.abandoned = true
 		o.mu.Unlock()
+	}
+}
+
+// Settle waits until no stream has brought anything for as long as Drain, or has
+// brought more than limit: the process is gone, but what it wrote is on its way
+// through a third party.
+func (s *Streams) Settle(ctx context.Context, limit int64) {
+	for _, o := range s.outputs {
+		o.settle(ctx, limit)
+	}
+}
+
+func (o *output) settle(ctx context.Context, limit int64) {
+	first := o.carried.Load()
+	last, since := first, time.Now()
+	for tick := time.NewTicker(Drain / 20); ; {
+		select {
+		case <-o.finished:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := o.carried.Load()
+		if now != last || !o.waiting.Load() {
+			last, since = now, time.Now()
+		}
+		if now-first > limit || time.Since(since) > Drain {
+			return
+		}
 	}
 }
 

@@ -25,13 +25,14 @@ func stop(pid int, tree *[]int) {
 		return
 	}
 	*tree = append(*tree, pid)
-	for _, child := range children(pid) {
+	for _, child := range Children(pid) {
 		stop(child, tree)
 	}
 }
 
-// children reads /proc/PID/task/TID/children (proc_tid_children(5)).
-func children(pid int) (list []int) {
+// Children lists the children of all threads of a process
+// (proc_tid_children(5)).
+func Children(pid int) (list []int) {
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	for _, t := range tasks {
 		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))

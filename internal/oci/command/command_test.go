@@ -4,12 +4,21 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/oci/command"
 	"github.com/monocrio/monocrio/internal/oci/ocitest"
 )
 
 func TestContractRunc(t *testing.T) { contract(t, "runc") }
+
+func TestContractCrun(t *testing.T) {
+	if cgroup.Mode() != cgroup.V2 {
+		// Version 1.8.1 says "hybrid hierarchies" are not supported and means it.
+		t.Skipf("crun needs pure cgroup v2, this host has %s", cgroup.Mode())
+	}
+	contract(t, "crun")
+}
 
 func contract(t *testing.T, name string) {
 	path, err := exec.LookPath(name)

@@ -89,25 +89,24 @@ func (x *execution) run(ctx context.Context) (int, error) {
 		return -1, fmt.Errorf("cannot exec in container %s: %w", x.id, err)
 	}
 	ended := make(chan error, 1)
-	watch, stop := context.WithCancel(ctx)
-	defer stop()
-	c.ready = func(*os.Process) {
-		x.streams.CloseChild()
-		x.own.Close()
-		x.streams.Begin(x.req, master)
-		if x.req.Started != nil {
-			go x.announce(watch)
-		}
-	}
+	code := make(chan int, 1)
 	// The run has a context of its own: the runtime must live until the process
 	// it waits for has been killed.
 	rctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	c.ready = func(p *os.Process) {
+		x.streams.CloseChild()
+		x.own.Close()
+		x.streams.Begin(x.req, master)
+		go x.follow(rctx, p.Pid, code)
+	}
 	go func() { ended <- x.r.run(rctx, c) }()
 	select {
 	case err := <-ended:
 		x.streams.Drain(ctx, oci.Drain)
 		return x.result(ctx, err)
+	case status := <-code:
+		return x.abandon(ctx, cancel, ended, status)
 	case <-ctx.Done():
 	}
 	kctx, kcancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
@@ -160,19 +159,89 @@ func (x *execution) pid() int {
 	return pid
 }
 
-// announce waits for the pid file; there is no other sign.
-func (x *execution) announce(ctx context.Context) {
-	for delay := time.Millisecond; ; delay = min(2*delay, 20*time.Millisecond) {
-		if pid := x.pid(); pid > 0 {
-			x.req.Started(pid)
-			return
+// copied is the most that can be on the way from a process that has ended: two
+// pipes and the runtime's buffer.
+const copied = 256 << 10
+
+// abandon ends a runtime that outlives its process. runc copies the streams and
+// goes on while a background child of the process holds them.
+func (x *execution) abandon(ctx context.Context, cancel func(), ended <-chan error, status int) (int, error) {
+	quiet := make(chan struct{})
+	go func() {
+		x.streams.Settle(ctx, copied)
+		close(quiet)
+	}()
+	select {
+	case err := <-ended:
+		x.streams.Drain(ctx, oci.Drain)
+		return x.result(ctx, err)
+	case <-quiet:
+	}
+	cancel() // kills it
+	<-ended
+	x.streams.Drain(ctx, oci.Drain)
+	return status, nil
+}
+
+// follow finds the process, announces it, and tells its status when it ends, if
+// the kernel gives it to others than the parent. The pid file comes late, when a
+// short process may be gone already; but the process is the runtime's child
+// before it becomes what was asked for, and is caught as that.
+func (x *execution) follow(ctx context.Context, runtime int, code chan<- int) {
+	fds := map[int]int{}
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(delay):
+	}()
+	pid := 0
+	for pid == 0 && ctx.Err() == nil {
+		for _, child := range oci.Children(runtime) {
+			if _, have := fds[child]; !have {
+				if fd, err := unix.PidfdOpen(child, 0); err == nil {
+					fds[child] = fd
+				}
+			}
+		}
+		if pid = x.pid(); pid == 0 {
+			time.Sleep(time.Millisecond)
 		}
 	}
+	if pid == 0 {
+		return
+	}
+	if x.req.Started != nil {
+		x.req.Started(pid)
+	}
+	fd, have := fds[pid]
+	if !have {
+		return
+	}
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		if n > 0 && err == nil {
+			if status, ok := exitStatus(fd); ok {
+				code <- status
+				return
+			}
+			// Not reaped yet, or a kernel that does not tell.
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// exitStatus asks the kernel how a process that was reaped had ended
+// (PIDFD_GET_INFO of pidfd_open(2), since Linux 6.15).
+func exitStatus(pidfd int) (int, bool) {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return 0, false
+	}
+	ws := syscall.WaitStatus(info.Exit_code)
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), true
+	}
+	return ws.ExitStatus(), true
 }
 
 // kill kills the process and its descendants again and again until the runtime

@@ -9,7 +9,12 @@
 // no configuration.
 //
 // libcontainer re-executes this executable as "init" with _LIBCONTAINER_INITPIPE
-// in the environment; the start of the program must answer to that (see Init).
+// in the environment; the start of the program must answer to that (see IsInit).
+//
+// Create and Run let a thread enter the container's mount namespace and die
+// there. Go cannot end the main thread so, only park it for ever, and then
+// /proc/self shows the container's mounts. A program that calls them and lives on
+// must lock its main goroutine to its thread (runtime.LockOSThread in main).
 package libct
 
 import (
@@ -349,7 +354,8 @@ func (r *Runtime) Cgroup(id string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot read state of container %s: %w", id, err)
 	}
-	for _, key := range []string{"", "memory", "devices", "cpu", "pids"} {
+	// On a hybrid host "" is the tree that accounts nothing, hence last.
+	for _, key := range []string{"memory", "devices", "cpu", "pids", ""} {
 		if dir := s.CgroupPaths[key]; dir != "" {
 			return cgroup.Below(dir), nil
 		}

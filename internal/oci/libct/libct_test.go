@@ -2,6 +2,7 @@ package libct_test
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
@@ -16,6 +17,7 @@ func TestMain(m *testing.M) {
 	if libct.IsInit(os.Args) {
 		libct.Init()
 	}
+	runtime.LockOSThread() // see the package's comment
 	os.Exit(m.Run())
 }
 

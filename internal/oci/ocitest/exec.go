@@ -50,17 +50,15 @@ func execResults(w *World) {
 
 func execProcess(w *World) {
 	id, _ := w.Start("sleep 1000")
-	p := Process("/bin/sh", "-c", "id -u; id -g; id -G; pwd; echo $GREETING; cat /proc/self/cgroup | head -1 >/dev/null; echo $0", "name; $(touch /tmp/x)")
+	p := Process("/bin/sh", "-c", "id -u; id -g; id -G; pwd; echo \"$GREETING\"; echo $0", "name; $(touch /tmp/x)")
 	p.User = specs.User{UID: 12, GID: 34, AdditionalGids: []uint32{56}}
 	p.Cwd = "/tmp"
 	p.Env = append(p.Env, "GREETING=a b  $HOME")
 	var out bytes.Buffer
-	var started int
-	code, err := w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: p, Stdout: &out, Started: func(pid int) { started = pid }})
+	code, err := w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: p, Stdout: &out})
 	if code != 0 || err != nil || out.String() != "12\n34\n34 56\n/tmp\na b  $HOME\nname; $(touch /tmp/x)\n" {
 		w.Errorf("code %d, output %q, %v", code, out.String(), err)
 	}
-	_ = started
 	pids := make(chan int, 1)
 	ctx, cancel := context.WithCancel(w.Ctx)
 	defer cancel()
