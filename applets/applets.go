@@ -10,6 +10,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/monocrio/monocrio/applets/cni"
+	"github.com/monocrio/monocrio/internal/cni/plugin"
+	"github.com/monocrio/monocrio/internal/cni/plugin/bandwidth"
+	"github.com/monocrio/monocrio/internal/cni/plugin/bridge"
+	"github.com/monocrio/monocrio/internal/cni/plugin/firewall"
+	"github.com/monocrio/monocrio/internal/cni/plugin/hostdevice"
+	"github.com/monocrio/monocrio/internal/cni/plugin/hostlocal"
+	"github.com/monocrio/monocrio/internal/cni/plugin/loopback"
+	"github.com/monocrio/monocrio/internal/cni/plugin/macvlan"
+	"github.com/monocrio/monocrio/internal/cni/plugin/portmap"
+	"github.com/monocrio/monocrio/internal/cni/plugin/ptp"
+	"github.com/monocrio/monocrio/internal/cni/plugin/static"
+	"github.com/monocrio/monocrio/internal/cni/plugin/tuning"
+	"github.com/monocrio/monocrio/internal/cni/plugin/vlan"
 )
 
 // Applet is one face of the executable.
@@ -18,10 +33,33 @@ type Applet struct {
 	// Run gets the arguments with the applet's name first and returns the exit
 	// status.
 	Run func(args []string) int
+	// Plugin is set instead of Run for a network plugin, which applets/cni hosts.
+	Plugin *plugin.Plugin
+}
+
+// run runs the applet.
+func (a *Applet) run(args []string) int {
+	if a.Plugin != nil {
+		return cni.Main(a.Plugin, args)
+	}
+	return a.Run(args)
 }
 
 // table lists every applet, in the order in which --list prints them.
-var table = [...]Applet{}
+var table = [...]Applet{
+	{Name: "bandwidth", Summary: "CNI plugin: limit what a pod sends and receives", Plugin: &bandwidth.Plugin},
+	{Name: "bridge", Summary: "CNI plugin: connect a pod to a bridge of the node", Plugin: &bridge.Plugin},
+	{Name: "firewall", Summary: "CNI plugin: accept or isolate a pod's packets", Plugin: &firewall.Plugin},
+	{Name: "host-device", Summary: "CNI plugin: move an interface of the node into a pod", Plugin: &hostdevice.Plugin},
+	{Name: "host-local", Summary: "CNI plugin: lease addresses of ranges of this node", Plugin: &hostlocal.Plugin},
+	{Name: "loopback", Summary: "CNI plugin: bring up lo in a pod", Plugin: &loopback.Plugin},
+	{Name: "macvlan", Summary: "CNI plugin: give a pod an Ethernet address on the node's network", Plugin: &macvlan.Plugin},
+	{Name: "portmap", Summary: "CNI plugin: lead ports of the node to a pod", Plugin: &portmap.Plugin},
+	{Name: "ptp", Summary: "CNI plugin: connect a pod to the node by a pair of interfaces", Plugin: &ptp.Plugin},
+	{Name: "static", Summary: "CNI plugin: give a pod addresses that are written down", Plugin: &static.Plugin},
+	{Name: "tuning", Summary: "CNI plugin: change properties of a pod's interface", Plugin: &tuning.Plugin},
+	{Name: "vlan", Summary: "CNI plugin: give a pod an interface in a VLAN", Plugin: &vlan.Plugin},
+}
 
 // Lookup finds an applet by name; nil if there is none.
 func Lookup(name string) *Applet {
@@ -41,7 +79,7 @@ func Main(args []string) int {
 	}
 	name := filepath.Base(args[0])
 	if a := Lookup(name); a != nil {
-		return a.Run(args)
+		return a.run(args)
 	}
 	args = args[1:]
 	if len(args) == 0 {
@@ -61,7 +99,7 @@ func Main(args []string) int {
 		return install(args[1:])
 	}
 	if a := Lookup(args[0]); a != nil {
-		return a.Run(args)
+		return a.run(args)
 	}
 	fmt.Fprintf(os.Stderr, "monocrio: there is no applet %q\n\n", args[0])
 	usage(os.Stderr)
