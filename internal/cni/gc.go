@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/monocrio/monocrio/internal/cni/nft"
+	"github.com/monocrio/monocrio/internal/cni/plugin/bandwidth"
 	"github.com/monocrio/monocrio/internal/cni/plugin/bridge"
 	"github.com/monocrio/monocrio/internal/cni/plugin/hostlocal"
 )
@@ -64,13 +65,20 @@ func (n *Network) GC(ctx context.Context, valid []string) error {
 	for l := range leases {
 		failed = append(failed, hostlocal.Sweep(l[0], l[1], func(id, _ string) bool { return slices.Contains(valid, id) }))
 	}
+	return errors.Join(append(failed, onThread(func() error { return sweep(known, valid) }))...)
+}
+
+// sweep looks through what the embedded plugins keep in the kernel.
+func sweep(known map[string]bool, valid []string) error {
+	gone := func(o nft.Owner) bool { return stale(o, known, valid) }
+	var failed []error
 	for _, t := range Tables() {
-		failed = append(failed, onThread(func() error {
-			_, err := t.Remove(func(o nft.Owner) bool { return stale(o, known, valid) })
-			return err
-		}))
+		_, err := t.Remove(gone)
+		failed = append(failed, err)
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed,
+		nft.RevokeForwarded(gone),
+		bandwidth.Sweep(func(network, id string) bool { return known[network] && !slices.Contains(valid, id) }))...)
 }
 
 // dropCached detaches a pod of which only the library's cache knows.

@@ -37,7 +37,7 @@ func Configure(n *NetNS, ifName string, res *current.Result, dad bool) error {
 			return err
 		}
 	}
-	return routes(n.Handle, l, res)
+	return AddRoutes(n, l, res)
 }
 
 func has6(res *current.Result) bool {
@@ -114,9 +114,9 @@ func settle(h *netlink.Handle, l netlink.Link) error {
 	}
 }
 
-// routes adds the result's routes. One without a gateway goes by the first gateway
-// of its family.
-func routes(h *netlink.Handle, l netlink.Link, res *current.Result) error {
+// AddRoutes adds the result's routes to an interface of a pod. One without a gateway
+// goes by the first gateway of its family.
+func AddRoutes(n *NetNS, l netlink.Link, res *current.Result) error {
 	for _, r := range res.Routes {
 		route := &netlink.Route{Dst: &r.Dst, LinkIndex: l.Attrs().Index, Gw: r.GW, Priority: r.Priority, MTU: r.MTU, AdvMSS: r.AdvMSS}
 		if route.Gw == nil {
@@ -128,7 +128,7 @@ func routes(h *netlink.Handle, l netlink.Link, res *current.Result) error {
 		if r.Scope != nil {
 			route.Scope = netlink.Scope(*r.Scope)
 		}
-		if err := h.RouteAddEcmp(route); err != nil {
+		if err := n.RouteAddEcmp(route); err != nil {
 			return fmt.Errorf("cannot add route %s by %s to %s: %w", r.Dst.String(), route.Gw, l.Attrs().Name, err)
 		}
 	}
