@@ -16,6 +16,7 @@ import (
 	"github.com/monocrio/monocrio/applets/cni"
 	"github.com/monocrio/monocrio/applets/conmon"
 	"github.com/monocrio/monocrio/applets/crio"
+	"github.com/monocrio/monocrio/applets/ocic"
 	"github.com/monocrio/monocrio/applets/pause"
 	"github.com/monocrio/monocrio/applets/pinns"
 	"github.com/monocrio/monocrio/applets/runc"
@@ -39,6 +40,7 @@ var table = [...]Applet{
 	{Name: "conmon", Summary: "watch one container", Run: conmon.Main},
 	{Name: "pinns", Summary: "make namespaces and keep them as files", Run: pinns.Main},
 	{Name: "pause", Summary: "reap orphans and wait", Run: pause.Main},
+	{Name: "ocic", Summary: "test client: pods, containers, images", Run: ocic.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
 }
 

@@ -1,0 +1,136 @@
+package ocic
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func (c *client) imageCommand() *cobra.Command {
+	image := &cobra.Command{Use: "image", Short: "images"}
+	image.AddCommand(c.imagePull(), c.imageList(),
+		c.verb("status NAME...", "show images", c.imageStatus),
+		c.verb("remove NAME...", "remove images with all their names", func(ctx context.Context, name string) error {
+			_, err := c.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: name}})
+			return err
+		}))
+	return image
+}
+
+func (c *client) imagePull() *cobra.Command {
+	var creds string
+	cmd := &cobra.Command{Use: "pull NAME", Short: "fetch an image; prints its id", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		req := &cri.PullImageRequest{Image: &cri.ImageSpec{Image: args[0], UserSpecifiedImage: args[0]}}
+		if creds != "" {
+			user, password, ok := strings.Cut(creds, ":")
+			if !ok {
+				return fmt.Errorf("--creds: write USER:PASSWORD")
+			}
+			req.Auth = &cri.AuthConfig{Username: user, Password: password}
+		}
+		ctx, cancel := c.within(cmd.Context())
+		defer cancel()
+		done := spin("pulling " + args[0])
+		resp, err := c.images.PullImage(ctx, req)
+		done()
+		if err == nil {
+			fmt.Println(resp.GetImageRef())
+		}
+		return err
+	}}
+	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry")
+	return cmd
+}
+
+// spin shows on a terminal that something goes on, and for how long; the CRI tells
+// no more of a pull. The function that it returns clears the line.
+func spin(what string) (done func()) {
+	if fi, err := os.Stderr.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
+		return func() {}
+	}
+	end, ended := make(chan struct{}), make(chan struct{})
+	start := time.Now()
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(120 * time.Millisecond)
+		defer t.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-end:
+				fmt.Fprint(os.Stderr, "\r\x1b[K")
+				return
+			case <-t.C:
+				fmt.Fprintf(os.Stderr, "\r%c %s  %.1fs\x1b[K", `|/-\`[i%4], what, time.Since(start).Seconds())
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
+}
+
+func (c *client) imageList() *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list images", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := c.within(cmd.Context())
+		defer cancel()
+		resp, err := c.images.ListImages(ctx, &cri.ListImagesRequest{})
+		if err != nil || c.output == "json" {
+			return orJSON(resp, err)
+		}
+		t := newTable("IMAGE", "ID", "SIZE", "PINNED")
+		for _, i := range resp.GetImages() {
+			if quiet {
+				fmt.Println(i.GetId())
+				continue
+			}
+			names := i.GetRepoTags()
+			if len(names) == 0 {
+				names = i.GetRepoDigests()
+			}
+			if len(names) == 0 {
+				names = []string{""}
+			}
+			pinned := ""
+			if i.GetPinned() {
+				pinned = "yes"
+			}
+			for _, n := range names {
+				t.row(n, short(i.GetId()), size(i.GetSize()), pinned)
+			}
+		}
+		if quiet {
+			return nil
+		}
+		return t.print()
+	}}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "whole ids only")
+	return cmd
+}
+
+func (c *client) imageStatus(ctx context.Context, name string) error {
+	resp, err := c.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}, Verbose: c.output == "json"})
+	if err != nil {
+		return err
+	}
+	i := resp.GetImage()
+	if i == nil {
+		return fmt.Errorf("the image is not there; pull it first")
+	}
+	if c.output == "json" {
+		return printJSON(resp)
+	}
+	t := newTable("IMAGE", i.GetId())
+	t.row("tags", strings.Join(i.GetRepoTags(), ", "))
+	t.row("digests", strings.Join(i.GetRepoDigests(), ", "))
+	t.row("size", size(i.GetSize()))
+	user := i.GetUsername()
+	if i.GetUid() != nil {
+		user = fmt.Sprint(i.GetUid().GetValue())
+	}
+	t.row("user", user)
+	return t.print()
+}
