@@ -109,6 +109,9 @@ func (s *Service) lookup(ref string) (*storage.Image, error) {
 		if img, err := s.store.Image(id); err == nil && strings.HasPrefix(img.ID, id) {
 			return img, nil
 		}
+		if len(id) == 64 { // nothing else can be called so
+			return nil, errs.NotFound("image", ref)
+		}
 	}
 	names, err := s.parse(ref)
 	if err != nil {

@@ -96,8 +96,15 @@ func (p *Pod) hostname() string {
 			return h
 		}
 	}
-	return p.req.Config.GetMetadata().GetName()
+	name := p.req.Config.GetMetadata().GetName()
+	if len(name) > maxHostname { // as the kubelet shortens it
+		name = strings.TrimRight(name[:maxHostname], "-.")
+	}
+	return name
 }
+
+// maxHostname is the longest host name that DNS allows, in bytes.
+const maxHostname = 63
 
 // hosts is the pod's /etc/hosts, for containers that the kubelet gives none.
 func (p *Pod) hosts(ips []string) string {
