@@ -44,7 +44,7 @@ func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri
 }
 
 func toImage(i *image.Image) *cri.Image {
-	out := &cri.Image{Id: i.ID, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests, Size: i.Size, Pinned: i.Pinned, Spec: &cri.ImageSpec{Image: i.Name}}
+	out := &cri.Image{Id: i.ID, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests, Size: i.Size, Pinned: i.Pinned}
 	user, _, _ := strings.Cut(i.Config.User, ":")
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
 		out.Uid = &cri.Int64Value{Value: uid}

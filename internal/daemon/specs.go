@@ -288,18 +288,10 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	if !req.HostIPC() {
 		p.IPC, p.Shm = ns("ipc"), ns(pod.FileShm)
 	}
-	if u := req.UserNS(); u != nil {
+	if req.UserNS() != nil {
 		p.User = ns("user")
-		p.UIDs, p.GIDs = idMap(u.GetUids()), idMap(u.GetGids())
 	}
 	return p
-}
-
-func idMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
-	for _, e := range list {
-		m = append(m, specs.LinuxIDMapping{ContainerID: e.GetContainerId(), HostID: e.GetHostId(), Size: e.GetLength()})
-	}
-	return m
 }
 
 // maxAccounts bounds /etc/passwd and /etc/group: they are the image's.

@@ -66,8 +66,6 @@ type Image struct {
 	Config                v1.ImageConfig
 	Created               time.Time
 	Pinned                bool
-	// Name is what the lookup was for; empty in lists.
-	Name string
 }
 
 // New makes the service over an open store.
@@ -96,9 +94,7 @@ func (s *Service) Find(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	i, err := s.describe(ctx, img)
-	i.Name = ref
-	return i, err
+	return s.describe(ctx, img)
 }
 
 func (s *Service) lookup(ref string) (*storage.Image, error) {

@@ -136,8 +136,7 @@ func (c *Container) processUp(ctx context.Context) error {
 
 // spawn is what all monitors have in common.
 func (m *Manager) spawn(h *Handler, id, bundle, log string) monitor.Spawn {
-	path, argv0, args := h.Runtime.Command()
-	_ = argv0
+	path, _, args := h.Runtime.Command()
 	return monitor.Spawn{
 		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
 		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: filepath.Join(bundle, "monitor.pid"),
@@ -221,7 +220,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 		return err
 	}
 	rootfs := filepath.Join(p.infraBundle(), "rootfs")
-	if err := os.MkdirAll(rootfs, 0o755); err != nil {
+	if err := infraRootfs(rootfs); err != nil {
 		return err
 	}
 	spec, err := p.m.Specs.Infra(ctx, SpecRequest{
@@ -244,6 +243,17 @@ func (p *Pod) infraUp(ctx context.Context) error {
 		return err
 	}
 	return h.Runtime.Start(ctx, p.infraID())
+}
+
+// infraRootfs makes what the infra process's mounts need; in a user namespace the
+// runtime could not make it.
+func infraRootfs(dir string) error {
+	for _, d := range []string{"proc", "dev"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "pause"), nil, 0o755)
 }
 
 func (p *Pod) infraDown(ctx context.Context) error {

@@ -54,7 +54,6 @@ type Pod struct {
 	Hostname                 string
 	// Net, IPC, UTS and User are pinned namespaces; "" means the host's.
 	Net, IPC, UTS, User string
-	UIDs, GIDs          []specs.LinuxIDMapping
 	HostPID             bool
 	// Privileged says that the pod may hold privileged containers.
 	Privileged bool
@@ -213,8 +212,7 @@ func (b *builder) namespaces() error {
 		}
 	}
 	if p.User != "" {
-		add(specs.UserNamespace, p.User)
-		b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = p.UIDs, p.GIDs
+		add(specs.UserNamespace, p.User) // its mappings are a property of it: the runtime reads them there
 	}
 	if b.in.PIDNamespace != "" || !p.HostPID {
 		add(specs.PIDNamespace, b.in.PIDNamespace)
@@ -242,6 +240,7 @@ func Infra(in Input, executable string) *specs.Spec {
 		Mounts: []specs.Mount{
 			{Destination: "/pause", Type: "bind", Source: executable, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
 		},
 	}
 	b.spec.Annotations["io.kubernetes.cri-o.ContainerType"] = "sandbox"

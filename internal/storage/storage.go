@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -160,7 +161,23 @@ func (s *Store) Mount(_ context.Context, id string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot mount the root file system of %s: %w", id, kind(err))
 	}
-	return path, nil
+	return path, s.letThrough(id, path)
+}
+
+// letThrough lets the root user of a lease's user namespace, and nobody else, pass
+// the layer's private folder: the runtime works as that user.
+func (s *Store) letThrough(id, path string) error {
+	c, err := s.store.Container(id)
+	if err != nil || len(c.GIDMap) == 0 || s.opts.Driver != "overlay" {
+		return kind(err)
+	}
+	for _, m := range c.GIDMap {
+		if m.ContainerID == 0 && m.HostID != 0 {
+			dir := filepath.Dir(path)
+			return errors.Join(os.Chown(dir, 0, m.HostID), os.Chmod(dir, 0o710))
+		}
+	}
+	return nil
 }
 
 // mounted returns where a lease is mounted, "" if it is not.
