@@ -71,10 +71,12 @@ func Main(args []string) int {
 
 // explain shows a gRPC error as its code and text.
 func explain(err error) string {
-	if s, ok := status.FromError(err); ok {
-		return fmt.Sprintf("%s: %s", s.Code(), s.Message())
+	var e interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &e) {
+		return err.Error()
 	}
-	return err.Error()
+	s := e.GRPCStatus()
+	return fmt.Sprintf("%s: %s", s.Code(), s.Message())
 }
 
 func (c *client) connect() error {

@@ -118,7 +118,14 @@ func tarball(files map[string]File) ([]byte, error) {
 	for n := range files {
 		names = append(names, n)
 	}
-	sort.Strings(names) // parents before children, the same bytes each time
+	// Parents before children, hard links after what they link to, the same bytes
+	// each time.
+	sort.Slice(names, func(i, j int) bool {
+		if a, b := files[names[i]].Hard, files[names[j]].Hard; a != b {
+			return b
+		}
+		return names[i] < names[j]
+	})
 	for _, n := range names {
 		f := files[n]
 		h := &tar.Header{Name: n, Mode: int64(f.Mode.Perm()), Size: int64(len(f.Data)), Typeflag: tar.TypeReg}
