@@ -337,7 +337,9 @@ func (t *Table) locked(f func(*conn) error) error {
 	if err != nil {
 		return unsupported(t, err)
 	}
-	defer c.CloseLasting()
+	// When something was deleted the kernel makes the end of the socket wait, ten
+	// milliseconds and more, until its memory is free. Nobody else has to.
+	defer func() { go c.CloseLasting() }()
 	k := &conn{t: t, c: c, table: &nftables.Table{Name: t.Name, Family: t.Family}}
 	for i, s := range t.Sets {
 		// The number is given here because the library would count in a variable
