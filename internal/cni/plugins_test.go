@@ -264,7 +264,7 @@ func TestTuning(t *testing.T) {
 	if !strings.Contains(string(p.res.Raw), "02:00:00:00:00:09") {
 		t.Errorf("the result has not the new address: %s", p.res.Raw)
 	}
-	w.write("10-test.conflist", list("1.0.0", bridge4, `{"type":"tuning","sysctl":{"net/../kernel/domainname":"x"}}`))
+	w.write("10-test.conflist", list("1.0.0", bridge4, `{"type":"tuning","sysctl":{"kernel.domainname":"x"}}`))
 	<-w.net.Changed()
 	if err := w.prepare().attach(); !errs.Is(err, errs.KindInvalid) {
 		t.Errorf("a sysctl outside net: %v", err)

@@ -72,7 +72,7 @@ func newWorld(t testing.TB, conf string) *world {
 			if err := w.net.Teardown(context.Background()); err != nil {
 				t.Errorf("Teardown: %v", err)
 			}
-			if l, err := net.Interfaces(); err == nil && len(l) <= 2 {
+			if len(w.links()) == 0 {
 				break
 			}
 		}
@@ -112,14 +112,8 @@ func (w *world) write(name, text string) {
 // clean fails the test if the node has links, filter tables or leases left.
 func (w *world) clean() {
 	w.t.Helper()
-	links, err := net.Interfaces()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, l := range links {
-		if l.Name != "lo" && !strings.HasPrefix(l.Name, "keep") {
-			w.t.Errorf("interface %s is left over", l.Name)
-		}
+	if l := w.links(); len(l) > 0 {
+		w.t.Errorf("interfaces are left over: %v", l)
 	}
 	if out := w.ruleset(); strings.Contains(out, "monocrio") {
 		w.t.Errorf("packet filter rules are left over:\n%s", out)
@@ -130,6 +124,21 @@ func (w *world) clean() {
 	if l, _ := filepath.Glob(filepath.Join(w.data, "results", "*")); len(l) > 0 {
 		w.t.Errorf("cached results are left over: %v", l)
 	}
+}
+
+// links lists the node's interfaces, except lo and those that tests keep.
+func (w *world) links() (out []string) {
+	w.t.Helper()
+	links, err := net.Interfaces()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Name != "lo" && !strings.HasPrefix(l.Name, "keep") {
+			out = append(out, l.Name)
+		}
+	}
+	return out
 }
 
 func (w *world) ruleset() string {
