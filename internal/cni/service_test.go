@@ -203,8 +203,13 @@ func TestGC(t *testing.T) {
 				t.Fatalf("cached: %v", cached)
 			}
 			os.Remove(cached[0])
-			// Another program's network must not be touched.
+			// Another program's network must not be touched, though its file is there.
 			other := filepath.Join(w.data, "networks", "podman")
+			changed := w.net.Changed()
+			w.write("87-podman.conflist", strings.Replace(list(version, bridge4), `"test"`, `"podman"`, 1))
+			<-changed
+			foreign := filepath.Join(w.data, "results", "podman-someone-eth0")
+			os.WriteFile(foreign, []byte(`{"kind":"cniCacheV1","containerId":"someone","ifName":"eth0","networkName":"podman"}`), 0o600)
 			os.MkdirAll(other, 0o755)
 			os.WriteFile(filepath.Join(other, "10.88.0.2"), []byte("someone\r\neth0"), 0o600)
 			if err := w.net.GC(context.Background(), []string{kept.req.ID}); err != nil {
@@ -225,7 +230,11 @@ func TestGC(t *testing.T) {
 			if links := sh(t, "", "ip", "-br", "link"); strings.Contains(links, "bwp") {
 				t.Errorf("an ifb is left:\n%s", links)
 			}
+			if _, err := os.Stat(foreign); err != nil {
+				t.Error(err)
+			}
 			os.RemoveAll(other)
+			os.Remove(foreign)
 		})
 	}
 }
