@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,9 @@ import (
 )
 
 func TestAdmit(t *testing.T) {
-	p := &Plugin{Name: "p", Add: func(context.Context, *Request) (*current.Result, error) { return &current.Result{}, nil }}
+	p := &Plugin{Name: "p", Add: func(context.Context, *Request) (*current.Result, error) { 
+		return &current.Result{IPs: []*current.IPConfig{{Address: net.IPNet{IP: net.IPv4(10, 0, 0, 2), Mask: net.CIDRMask(24, 32)}}}}, nil
+	}}
 	ok := Request{ContainerID: "c", NetNS: "/nowhere", IfName: "eth0", Config: []byte(`{"cniVersion":"1.1.0","name":"n"}`)}
 	for _, c := range []struct {
 		name   string
@@ -93,7 +96,7 @@ func TestGone(t *testing.T) {
 }
 
 func TestPrevResult(t *testing.T) {
-	r := &Request{Config: []byte(`{"cniVersion":"0.4.0","prevResult":{"ips":[{"version":"4","address":"10.0.0.1/24"}]}}`)}
+	r := &Request{Config: []byte(`{"cniVersion":"0.4.0","prevResult":{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.1/24"}]}}`)}
 	res, err := Chained(r, "x")
 	if err != nil || res.IPs[0].Address.String() != "10.0.0.1/24" {
 		t.Errorf("%v, %v", res, err)
