@@ -41,6 +41,9 @@ import (
 // IfName is the pod's interface.
 const IfName = "eth0"
 
+// infraArg is the key of CNI_ARGS by which pods are known (see GC).
+const infraArg = "K8S_POD_INFRA_CONTAINER_ID"
+
 // DefaultCacheDir is where the CNI library keeps results without another folder.
 const DefaultCacheDir = "/var/lib/cni"
 
@@ -303,7 +306,7 @@ func runtimeConf(r Request) (*libcni.RuntimeConf, error) {
 		{"IgnoreUnknown", "1"},
 		{"K8S_POD_NAMESPACE", r.PodNamespace},
 		{"K8S_POD_NAME", r.PodName},
-		{"K8S_POD_INFRA_CONTAINER_ID", r.ID},
+		{infraArg, r.ID},
 		{"K8S_POD_UID", r.PodUID},
 	}
 	for _, kv := range args {

@@ -21,23 +21,30 @@ import (
 
 func (n *Network) path() string { return strings.Join(n.opts.PluginDirs, string(os.PathListSeparator)) }
 
-// GC takes away what belongs to no pod of those whose ids are valid: attachments
-// that are cached but have no pod are detached, plugins of the loaded
-// configurations are given the verb GC (1.1.0), and then our own packet filter
-// elements and host-local's leases in these networks are looked through, whatever
-// the configuration's version. Networks that this service does not know are left
-// alone: podman, for one, uses the same plugins.
+// GC takes away what belongs to no pod of those whose ids are valid; pods that are
+// just being attached must be among them. Attachments that are cached but have no
+// pod are detached, plugins of our networks are given the verb GC (1.1.0), and then
+// our own packet filter elements and host-local's leases in these networks are
+// looked through, whatever the configuration's version.
+//
+// Our networks are the one that new pods get and those in which a cached attachment
+// is a pod of ours. Other configurations of the folder, other attachments of the
+// cache, and other owners of elements are left alone: podman, for one, uses the same
+// folders and may use the same plugins, and its containers are in nobody's list.
 func (n *Network) GC(ctx context.Context, valid []string) error {
 	n.mu.Lock()
-	configs := slices.Clone(n.loaded.all)
+	configs, chosen := slices.Clone(n.loaded.all), n.loaded.chosen
 	n.mu.Unlock()
 	var failed []error
 	known := map[string]bool{}
+	if chosen != nil {
+		known[chosen.Name] = true
+	}
 	cached, err := n.lib.GetCachedAttachments("")
 	failed = append(failed, err)
 	for _, a := range cached {
-		if a.IfName != IfName {
-			continue // not of this service
+		if !ours(a) {
+			continue
 		}
 		known[a.Network] = true
 		if !slices.Contains(valid, a.ContainerID) {
@@ -50,7 +57,9 @@ func (n *Network) GC(ctx context.Context, valid []string) error {
 	}
 	leases := map[[2]string]bool{} // folder, network
 	for _, c := range configs {
-		known[c.Name] = true
+		if !known[c.Name] {
+			continue
+		}
 		list, err := parseList(c)
 		if err == nil && atLeast(list, "1.1.0") {
 			err = n.lib.GCNetworkList(ctx, list, args)
@@ -79,6 +88,12 @@ func sweep(known map[string]bool, valid []string) error {
 	return errors.Join(append(failed,
 		nft.RevokeForwarded(gone),
 		bandwidth.Sweep(func(network, id string) bool { return known[network] && !slices.Contains(valid, id) }))...)
+}
+
+// ours tells whether a cached attachment is that of a pod: runtimeConf gives every
+// pod its own id as an argument.
+func ours(a *libcni.NetworkAttachment) bool {
+	return a.IfName == IfName && slices.Contains(a.CniArgs, [2]string{infraArg, a.ContainerID})
 }
 
 // dropCached detaches a pod of which only the library's cache knows.

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // namespace of its own in which every goroutine of the test that calls it runs by
 // in().
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	net  *cni.Network
 	dir  string // network_dir
 	bin  string // plugin_dirs
@@ -47,7 +47,7 @@ type world struct {
 }
 
 // newWorld needs root and namespaces of its own (scripts/in-namespaces).
-func newWorld(t *testing.T, conf string) *world {
+func newWorld(t testing.TB, conf string) *world {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -66,8 +66,15 @@ func newWorld(t *testing.T, conf string) *world {
 		if err := w.net.GC(context.Background(), nil); err != nil {
 			t.Errorf("GC at the end: %v", err)
 		}
-		if err := w.net.Teardown(context.Background()); err != nil {
-			t.Errorf("Teardown: %v", err)
+		// A pod's end of a pair goes some time after its namespace; until then the
+		// bridge has a port and stays.
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			if err := w.net.Teardown(context.Background()); err != nil {
+				t.Errorf("Teardown: %v", err)
+			}
+			if len(w.links()) == 0 {
+				break
+			}
 		}
 		w.net.Close()
 		w.clean()
@@ -85,7 +92,7 @@ func (w *world) start() {
 	w.net = n
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Logf("%s", bytes.TrimSpace(p))
@@ -105,14 +112,8 @@ func (w *world) write(name, text string) {
 // clean fails the test if the node has links, filter tables or leases left.
 func (w *world) clean() {
 	w.t.Helper()
-	links, err := net.Interfaces()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, l := range links {
-		if l.Name != "lo" && !strings.HasPrefix(l.Name, "keep") {
-			w.t.Errorf("interface %s is left over", l.Name)
-		}
+	if l := w.links(); len(l) > 0 {
+		w.t.Errorf("interfaces are left over: %v", l)
 	}
 	if out := w.ruleset(); strings.Contains(out, "monocrio") {
 		w.t.Errorf("packet filter rules are left over:\n%s", out)
@@ -123,6 +124,21 @@ func (w *world) clean() {
 	if l, _ := filepath.Glob(filepath.Join(w.data, "results", "*")); len(l) > 0 {
 		w.t.Errorf("cached results are left over: %v", l)
 	}
+}
+
+// links lists the node's interfaces, except lo and those that tests keep.
+func (w *world) links() (out []string) {
+	w.t.Helper()
+	links, err := net.Interfaces()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Name != "lo" && !strings.HasPrefix(l.Name, "keep") {
+			out = append(out, l.Name)
+		}
+	}
+	return out
 }
 
 func (w *world) ruleset() string {
@@ -156,7 +172,7 @@ type pod struct {
 }
 
 // newNS makes a network namespace, pinned to a file. Its loopback is down.
-func newNS(t *testing.T) string {
+func newNS(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -355,7 +371,7 @@ const bridge46 = `{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"ipMa
 
 const portmapConf = `{"type":"portmap","capabilities":{"portMappings":true}}`
 
-func jsonOf(t *testing.T, v any) string {
+func jsonOf(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -363,3 +379,5 @@ func jsonOf(t *testing.T, v any) string {
 	}
 	return string(b)
 }
+
+func deadline(ms int) time.Time { return time.Now().Add(time.Duration(ms) * time.Millisecond) }

@@ -135,16 +135,27 @@ func ByName(h *netlink.Handle, name string) (netlink.Link, error) {
 	return l, nil
 }
 
-// Delete deletes a link by name; one that is not there is deleted.
+// Delete deletes a link of the thread's namespace by name; one that is not there is
+// deleted. h is a socket there.
 func Delete(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err == nil {
-		err = h.LinkDel(l)
-	}
-	if err != nil && !Missing(err) {
-		return fmt.Errorf("cannot delete network interface %s: %w", name, err)
-	}
-	return nil
+	return remove(h, name, func() (*netlink.Handle, func(), error) {
+		w, err := Host()
+		if err != nil {
+			return nil, nil, err
+		}
+		return w, w.Close, nil
+	})
+}
+
+// Delete deletes a link of the pod by name; one that is not there is deleted.
+func (n *NetNS) Delete(name string) error {
+	return remove(n.Handle, name, func() (*netlink.Handle, func(), error) {
+		w, err := Open(n.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		return w.Handle, w.Close, nil
+	})
 }
 
 // DeletePod deletes a link in a pod's namespace; both may be gone.
@@ -157,7 +168,43 @@ func DeletePod(path, name string) error {
 		return err
 	}
 	defer n.Close()
-	return Delete(n.Handle, name)
+	return n.Delete(name)
+}
+
+// remove deletes a link and returns when nobody can find it any more. The kernel
+// takes a link away in about a millisecond and then, inside the same call, waits
+// ten or twenty more until all processors have forgotten it; that wait is left to
+// a goroutine with a socket of its own.
+func remove(h *netlink.Handle, name string, open func() (*netlink.Handle, func(), error)) error {
+	fail := func(err error) error {
+		if err == nil || Missing(err) {
+			return nil
+		}
+		return fmt.Errorf("cannot delete network interface %s: %w", name, err)
+	}
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return fail(err)
+	}
+	w, closer, err := open()
+	if err != nil {
+		return fail(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer closer()
+		done <- w.LinkDel(l)
+	}()
+	for pause := 200 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
+		select {
+		case err := <-done:
+			return fail(err)
+		case <-time.After(pause):
+		}
+		if now, err := h.LinkByName(name); Missing(err) || err == nil && now.Attrs().Index != l.Attrs().Index {
+			return nil
+		}
+	}
 }
 
 // RandomName returns an interface name that nobody has yet.

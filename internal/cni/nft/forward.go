@@ -82,12 +82,17 @@ func foreign(f func(*nftables.Conn, *nftables.Chain, []*nftables.Rule)) error {
 	return t.locked(func(k *conn) error {
 		for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 			table := &nftables.Table{Name: foreignTable, Family: family}
-			chain, err := k.c.ListChain(table, foreignChain)
-			if none(err) {
+			if _, err := k.c.ListTableOfFamily(foreignTable, family); none(err) {
 				continue
+			} else if err != nil {
+				return fmt.Errorf("cannot look for table %s: %w", foreignTable, err)
 			}
+			chain, err := forwardChain(k.c, family)
 			if err != nil {
-				return fmt.Errorf("cannot look at chain %s: %w", foreignChain, err)
+				return fmt.Errorf("cannot look for chain %s: %w", foreignChain, err)
+			}
+			if chain == nil {
+				continue
 			}
 			rules, err := k.c.GetRules(table, chain)
 			if err != nil {
@@ -98,6 +103,17 @@ func foreign(f func(*nftables.Conn, *nftables.Chain, []*nftables.Rule)) error {
 		}
 		return k.flush()
 	})
+}
+
+// forwardChain finds the chain; nil if there is none.
+func forwardChain(c *nftables.Conn, family nftables.TableFamily) (*nftables.Chain, error) {
+	chains, err := c.ListChainsOfTableFamily(family)
+	for _, ch := range chains {
+		if ch.Name == foreignChain && ch.Table.Name == foreignTable {
+			return ch, nil
+		}
+	}
+	return nil, err
 }
 
 // none tells whether there is no such chain, or no nf_tables to have one.

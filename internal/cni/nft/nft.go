@@ -319,6 +319,9 @@ type conn struct {
 // patience bounds each answer of the kernel.
 const patience = 20 * time.Second
 
+// linger is how long a socket is kept after its last use.
+const linger = 200 * time.Millisecond
+
 // locked runs f under the namespace's lock.
 func (t *Table) locked(f func(*conn) error) error {
 	lock, err := os.Open("/proc/thread-self/ns/net")
@@ -337,7 +340,10 @@ func (t *Table) locked(f func(*conn) error) error {
 	if err != nil {
 		return unsupported(t, err)
 	}
-	defer c.CloseLasting()
+	// Soon after something was deleted the end of a socket makes the kernel wait, ten
+	// milliseconds and more and with its own lock held, until the memory is free.
+	// Later there is nothing to wait for.
+	defer time.AfterFunc(linger, func() { c.CloseLasting() })
 	k := &conn{t: t, c: c, table: &nftables.Table{Name: t.Name, Family: t.Family}}
 	for i, s := range t.Sets {
 		// The number is given here because the library would count in a variable

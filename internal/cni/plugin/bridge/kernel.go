@@ -72,6 +72,8 @@ func create(h *netlink.Handle, c *conf) (*netlink.Bridge, error) {
 	}
 	if err := h.LinkAdd(br); errors.Is(err, unix.EEXIST) {
 		return find(h, c.Bridge)
+	} else if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, errs.Unimplemented("cannot make bridge %s: this kernel answers %w; it needs CONFIG_BRIDGE, and for VLANs CONFIG_BRIDGE_VLAN_FILTERING", c.Bridge, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot make bridge %s: %w", c.Bridge, err)
 	}

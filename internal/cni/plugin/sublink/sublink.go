@@ -40,7 +40,7 @@ func Add(ctx context.Context, r *plugin.Request, c *Conf, option string, mk Make
 	if err != nil {
 		return nil, err
 	}
-	undo := []func() error{func() error { return link.Delete(pod.Handle, r.IfName) }}
+	undo := []func() error{func() error { return pod.Delete(r.IfName) }}
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
@@ -101,7 +101,7 @@ func create(c *Conf, r *plugin.Request, pod *link.NetNS, option string, mk Make)
 		err = pod.LinkSetName(l, r.IfName)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot name the interface %s: %w", r.IfName, err), link.Delete(pod.Handle, attrs.Name))
+		return nil, errors.Join(fmt.Errorf("cannot name the interface %s: %w", r.IfName, err), pod.Delete(attrs.Name))
 	}
 	return link.ByName(pod.Handle, r.IfName)
 }

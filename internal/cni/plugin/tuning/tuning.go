@@ -29,7 +29,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "tuning", Add: add, Del: del, Check: check, GC: gc}
+var Plugin = plugin.Plugin{Name: "tuning", Add: add, Del: del, Check: check}
 
 const (
 	defaultDir = "/run/cni/tuning"
@@ -367,6 +367,3 @@ func check(_ context.Context, r *plugin.Request) error {
 		return nil
 	})
 }
-
-// gc forgets nothing: a file of tuning does not tell its network. DEL does.
-func gc(context.Context, *plugin.Request) error { return nil }
