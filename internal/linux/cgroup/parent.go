@@ -160,7 +160,7 @@ func Remove(ctx context.Context, d Driver, path string) error {
 
 func removeOnce(path string) error {
 	var first error
-	for _, dir := range dirsOf(path) {
+	for _, dir := range Dirs(path) {
 		if err := removeTree(dir); err != nil && first == nil {
 			first = err
 		}
