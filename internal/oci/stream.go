@@ -19,6 +19,9 @@ type Streams struct {
 	// Child has the process's ends of the standard streams; nil: /dev/null. All
 	// are nil with a terminal.
 	Child [3]*os.File
+	// Resized is told of each new size after the terminal got it; may be nil. Set
+	// it before Begin.
+	Resized func(Size)
 
 	stdin   *os.File // our end
 	outputs []*output
@@ -120,6 +123,9 @@ func (s *Streams) resize(sizes <-chan Size) {
 				return
 			}
 			_ = SetSize(s.master, size)
+			if s.Resized != nil {
+				s.Resized(size)
+			}
 		case <-s.done:
 			return
 		}
@@ -240,7 +246,9 @@ func (s *Streams) Settle(ctx context.Context, limit int64) {
 func (o *output) settle(ctx context.Context, limit int64) {
 	first := o.carried.Load()
 	last, since := first, time.Now()
-	for tick := time.NewTicker(Drain / 20); ; {
+	tick := time.NewTicker(Drain / 20)
+	defer tick.Stop()
+	for {
 		select {
 		case <-o.finished:
 			return

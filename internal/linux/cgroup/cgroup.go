@@ -99,6 +99,9 @@ func readFacts() facts {
 			f.dirs = append(f.dirs, dir)
 		}
 	}
+	if f.mode == Hybrid { // nothing is limited there, but cgroups are made in it
+		f.dirs = append(f.dirs, filepath.Join(Root, "unified"))
+	}
 	slices.Sort(f.dirs)
 	f.controllers.Mode = f.mode
 	if f.controllers.Has("hugetlb") {
@@ -162,8 +165,8 @@ func clean(path string) (string, error) {
 	return path, nil
 }
 
-// dirsOf returns the folders of a cgroup in all hierarchies, existing or not.
-func dirsOf(path string) []string {
+// Dirs returns the folders of a cgroup in all hierarchies, existing or not.
+func Dirs(path string) []string {
 	dirs := make([]string, 0, len(host().dirs))
 	for _, d := range host().dirs {
 		dirs = append(dirs, d+path)
@@ -185,7 +188,7 @@ func dirFor(controller, path string) string {
 
 // Exists tells whether a cgroup exists in at least one hierarchy.
 func Exists(path string) bool {
-	return slices.ContainsFunc(dirsOf(path), exists)
+	return slices.ContainsFunc(Dirs(path), exists)
 }
 
 // Processes lists the pids in a cgroup and all below it; a cgroup that does not
@@ -196,7 +199,7 @@ func Processes(path string) ([]int, error) {
 		return nil, err
 	}
 	var pids []int
-	for _, dir := range dirsOf(path) {
+	for _, dir := range Dirs(path) {
 		more, err := pidsBelow(dir)
 		if err != nil {
 			return nil, err

@@ -36,7 +36,7 @@ func KillAll(ctx context.Context, path string) error {
 		if d := dirFor("freezer", path); d != "" {
 			dirs = append(dirs, d)
 		}
-		for _, d := range dirsOf(path) {
+		for _, d := range Dirs(path) {
 			if len(dirs) == 0 || d != dirs[0] {
 				dirs = append(dirs, d)
 			}

@@ -63,6 +63,8 @@ func newManager(d Driver, path string) (cgroups.Manager, error) {
 	switch {
 	case d == Cgroupfs:
 		c.Path = path
+		// Join the devices hierarchy, too, where there is one; no rule is set.
+		c.SkipDevices = !Available().Has("devices")
 	case !systemd.IsRunningSystemd():
 		return nil, errs.Precondition("cannot use cgroup %s: the cgroup driver is systemd, which does not run on this host; set the driver to cgroupfs", path)
 	default:
@@ -160,7 +162,7 @@ func Remove(ctx context.Context, d Driver, path string) error {
 
 func removeOnce(path string) error {
 	var first error
-	for _, dir := range dirsOf(path) {
+	for _, dir := range Dirs(path) {
 		if err := removeTree(dir); err != nil && first == nil {
 			first = err
 		}

@@ -107,7 +107,7 @@ func Path(d Driver, cgroupsPath string) (string, error) {
 		return clean(cgroupsPath)
 	}
 	parts := strings.Split(cgroupsPath, ":")
-	if len(parts) != 3 || parts[2] == "" {
+	if len(parts) != 3 || parts[2] == "" || strings.Contains(parts[1]+parts[2], "/") {
 		return "", errs.Invalid("cgroupsPath %q must be slice:prefix:name with the systemd driver", cgroupsPath)
 	}
 	parent, err := ParentPath(d, parts[0])

@@ -97,6 +97,7 @@ func (x *execution) run(ctx context.Context) (int, error) {
 	c.ready = func(p *os.Process) {
 		x.streams.CloseChild()
 		x.own.Close()
+		x.streams.Resized = x.resize
 		x.streams.Begin(x.req, master)
 		go x.follow(rctx, p.Pid, code)
 	}
@@ -275,6 +276,29 @@ func (x *execution) result(ctx context.Context, err error) (int, error) {
 		return -1, errs.Precondition("cannot exec in container %s: it is not running: %w", x.id, err)
 	}
 	return -1, errs.Errorf(errs.KindInvalid, "cannot exec %q in container %s: %w", x.req.Process.Args[0], x.id, err)
+}
+
+// resize sets the size of the terminal inside as well: not every runtime follows
+// the one it runs on (crun 1.8 does not).
+func (x *execution) resize(size oci.Size) {
+	pid := x.pid()
+	if pid == 0 {
+		return
+	}
+	// What the process has open is its own choice, so look before opening.
+	path := fmt.Sprintf("/proc/%d/fd/0", pid)
+	var st unix.Stat_t
+	const firstPts, lastPts = 136, 143
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR ||
+		unix.Major(st.Rdev) < firstPts || unix.Major(st.Rdev) > lastPts {
+		return
+	}
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer tty.Close()
+	_ = oci.SetSize(tty, size)
 }
 
 // openTerminal makes a pair of a new pseudoterminal (pts(4)).

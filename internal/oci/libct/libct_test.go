@@ -26,3 +26,5 @@ func TestContract(t *testing.T) {
 		return libct.New(libct.Options{Root: root})
 	})
 }
+
+func TestContractV2(t *testing.T) { ocitest.Again(t, ocitest.V2, "TestContract") }

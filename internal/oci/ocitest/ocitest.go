@@ -120,14 +120,11 @@ func newWorld(t *testing.T, newRuntime New) *World {
 
 // checkCgroups fails for each cgroup that a container left below the parent.
 func (w *World) checkCgroups() {
-	for _, pattern := range []string{cgroup.Root + w.Cgroup, cgroup.Root + "/*" + w.Cgroup} {
-		parents, _ := filepath.Glob(pattern)
-		for _, parent := range parents {
-			entries, _ := os.ReadDir(parent)
-			for _, e := range entries {
-				if e.IsDir() {
-					w.Errorf("cgroup %s was left", filepath.Join(parent, e.Name()))
-				}
+	for _, parent := range cgroup.Dirs(w.Cgroup) {
+		entries, _ := os.ReadDir(parent)
+		for _, e := range entries {
+			if e.IsDir() {
+				w.Errorf("cgroup %s was left", filepath.Join(parent, e.Name()))
 			}
 		}
 	}
@@ -387,5 +384,37 @@ func (w *World) receiver() (path string, master func() *os.File) {
 			w.Fatal(err)
 		}
 		return m
+	}
+}
+
+// V2 mounts cgroup version 2 on /sys/fs/cgroup. On a host whose controllers
+// are in version 1 that tree limits and accounts nothing, but joining, freezing,
+// killing and removing are real.
+const V2 = "mount -t cgroup2 none /sys/fs/cgroup"
+
+// V1 hides the version 2 tree of a hybrid host.
+const V1 = "mount -t tmpfs none /sys/fs/cgroup/unified"
+
+// Again runs a test of the calling binary again in a mount namespace of its own,
+// after a shell command has changed what is mounted.
+func Again(t *testing.T, change, test string) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if cgroup.Mode() != cgroup.Hybrid {
+		t.Skipf("the host has cgroup %s, not both versions", cgroup.Mode())
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+		change+` && mount --make-rshared / && exec "$@"`, "sh",
+		self, "-test.run=^"+test+"$", "-test.v="+fmt.Sprint(testing.Verbose()), "-test.timeout=5m")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("after %s: %v\n%s", change, err, out)
+	} else {
+		t.Logf("%s", out)
 	}
 }
