@@ -17,11 +17,14 @@ func Main(args []string) int {
 		fmt.Printf("pause.c monocrio-%s\n", version.Version)
 		return 0
 	}
-	if len(args) > 1 || args[0] == "pause" {
+	if len(args) > 1 {
 		fmt.Fprintln(os.Stderr, "usage: pause [-v]\nreaps orphans until TERM or INT")
 		return 2
 	}
-	err := syscall.Exec("/proc/self/exe", []string{"pause"}, os.Environ())
+	err := error(syscall.ENOSYS)
+	if os.Getenv("_MONOCRIO_AGAIN") == "" {
+		err = syscall.Exec("/proc/self/exe", []string{"pause"}, append(os.Environ(), "_MONOCRIO_AGAIN=1"))
+	}
 	fmt.Fprintf(os.Stderr, "pause: cannot execute own file again: %v\n", err)
 	return 1
 }

@@ -12,8 +12,8 @@ import (
 // knows; it runs only where that level did not know the name.
 func Main(args []string) int {
 	err := error(syscall.ENOSYS)
-	if args[0] != "pinns" {
-		err = syscall.Exec("/proc/self/exe", append([]string{"pinns"}, args[1:]...), os.Environ())
+	if os.Getenv("_MONOCRIO_AGAIN") == "" {
+		err = syscall.Exec("/proc/self/exe", append([]string{"pinns"}, args[1:]...), append(os.Environ(), "_MONOCRIO_AGAIN=1"))
 	}
 	fmt.Fprintf(os.Stderr, "[pinns:e]: cannot execute own file again: %v\n", err)
 	return 1

@@ -118,6 +118,13 @@ func ReopenWait(ctx context.Context, bundle, logPath string) error {
 			return fmt.Errorf("cannot see new log file %s: %w", logPath, ctx.Err())
 		case <-time.After(wait):
 		}
+		// A monitor whose container ended meanwhile will not do it any more.
+		if err := control(ctx, bundle, ""); err != nil {
+			if _, there := os.Lstat(logPath); there == nil {
+				return nil
+			}
+			return err
+		}
 	}
 }
 
@@ -145,6 +152,9 @@ func control(ctx context.Context, bundle, line string) error {
 	}
 	stop := context.AfterFunc(ctx, func() { f.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if line == "" {
+		return nil // it was a question whether anybody listens
+	}
 	if _, err := f.WriteString(line); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()

@@ -14,6 +14,7 @@ import (
 var ours string
 
 func TestMain(m *testing.M) {
+	monitortest.Engine()
 	ours = os.Getenv("MONOCRIO_BIN")
 	dir := ""
 	if ours == "" && os.Geteuid() == 0 {

@@ -44,7 +44,9 @@ func (m *monitor) create() error {
 	// After the fork, so that runtime and container do not inherit it. A refusal is
 	// no harm: it needs CAP_SYS_RESOURCE.
 	const adj = "/proc/self/oom_score_adj"
-	m.oldOOM, _ = readWhole(adj)
+	if old, err := readSmall(adj, m.in); err == nil {
+		m.oldOOM = string([]byte(old))
+	}
 	writeFile(adj, "-1000", 0, 0)
 	return nil
 }
@@ -150,7 +152,7 @@ func (m *monitor) created(status int) {
 		m.fail(text)
 		return
 	}
-	text, err := readWhole(m.o.PidFile)
+	text, err := readSmall(m.o.PidFile, m.in)
 	if err != nil {
 		m.fail(cannot("read pid of the container from "+m.o.PidFile, err).Error())
 		return

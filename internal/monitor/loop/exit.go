@@ -14,6 +14,7 @@ func (m *monitor) finish() int {
 		m.pump(&m.stderr, endRounds)
 		m.log.finish(&m.stdout)
 		m.log.finish(&m.stderr)
+		m.ctl.read(m.control)
 		if m.reopening {
 			m.reopenNow() // whoever asked waits for the file
 		}

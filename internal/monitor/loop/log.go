@@ -15,9 +15,10 @@ type logFile struct {
 	size  int64 // bytes in the file, not counting out
 	max   int64 // <= 0: no limit
 	out   []byte
-	n     int // bytes of out in use
-	high  int // most of out in use since it was released
-	torn  bool
+	n     int  // bytes of out in use
+	high  int  // most of out in use since it was released
+	torn  bool // the file ends in the middle of a record
+	lost  bool // the last write failed; it is reported once
 	clock clock
 	warn  func(string)
 }
@@ -116,9 +117,13 @@ func (l *logFile) flush() {
 			// What does not fit is lost: the container must not stand still for its
 			// log. The end of a record tells whether the file ends in the middle.
 			l.torn = l.torn || written && !l.endsRecord(b)
-			l.warn(cannot("write log file "+l.path, err).Error())
+			if !l.lost {
+				l.warn(cannot("write log file "+l.path+": output is lost", err).Error())
+			}
+			l.lost = true
 			return
 		}
+		l.lost = false
 		b, written = b[n:], true
 		l.size += int64(n)
 	}

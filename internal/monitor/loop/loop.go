@@ -132,7 +132,7 @@ func Run(o *Options) int {
 		stdout: stream{fd: -1, id: contract.Stdout, name: "stdout", tty: o.Terminal},
 		stderr: stream{fd: -1, id: contract.Stderr, name: "stderr"},
 		log:    logFile{path: o.LogPath, max: o.LogSizeMax, fd: -1, clock: clock{offset: o.UTCOffset}},
-		oom:    oomWatch{fd: -1, eventFD: -1}, console: console{fd: -1},
+		oom:    oomWatch{fd: -1}, console: console{fd: -1},
 		clients: clients{listener: -1},
 	}
 	m.log.warn = m.warn

@@ -12,8 +12,7 @@ import (
 // ours. It is read once more at the end, because events and the container's exit
 // race.
 type oomWatch struct {
-	fd       int // readable on news; -1: none
-	eventFD  int // -1 unless version 1: the eventfd; fd is the same
+	fd       int // eventfd or inotify, readable on news; -1: none
 	v2       bool
 	counter  string // path of the file with the counter
 	base     int
@@ -21,13 +20,11 @@ type oomWatch struct {
 }
 
 func (w *oomWatch) watch(m *monitor, pid int) {
-	cgroup, err := readWhole("/proc/" + itoa(int64(pid)) + "/cgroup")
-	mounts, err2 := readWhole("/proc/self/mountinfo")
-	if err != nil || err2 != nil {
-		m.note(levelWarn, "the container's cgroup cannot be found: no report of lacking memory")
-		return
+	dir, v2, err := memoryCgroup("/proc/"+itoa(int64(pid))+"/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup", m.in)
+	release(m.in)
+	if err != nil {
+		m.warn(cannot("find the container's cgroup: lack of memory will not be reported", err).Error())
 	}
-	dir, v2 := memoryCgroup(cgroup, mounts)
 	if dir == "" {
 		return
 	}
@@ -43,7 +40,7 @@ func (w *oomWatch) watch(m *monitor, pid int) {
 		m.note(levelWarn, cannot("watch for lacking memory in "+dir, err).Error())
 		return
 	}
-	w.base, _ = w.count()
+	w.base, _ = w.count(m.in)
 	m.watch(w.fd, syscall.EPOLLIN, evOOM)
 }
 
@@ -75,13 +72,13 @@ func (w *oomWatch) watchV1(dir string) error {
 		syscall.Close(fd)
 		return err
 	}
-	w.fd, w.eventFD = fd, fd
+	w.fd = fd
 	return nil
 }
 
 // count returns the number of kills; false if the cgroup is gone.
-func (w *oomWatch) count() (int, bool) {
-	text, err := readWhole(w.counter)
+func (w *oomWatch) count(buf []byte) (int, bool) {
+	text, err := readSmall(w.counter, buf)
 	if err != nil {
 		return 0, false
 	}
@@ -101,17 +98,22 @@ func (w *oomWatch) count() (int, bool) {
 }
 
 func (w *oomWatch) event(m *monitor) {
-	var buf [4096]byte
-	n, err := readNow(w.fd, buf[:])
-	if n <= 0 && err == syscall.EAGAIN {
+	_, err := readNow(w.fd, m.in)
+	if err == syscall.EAGAIN {
 		return
 	}
-	if _, there := w.count(); !there || err != nil {
-		m.drop(w.fd) // the cgroup was removed, which is an event, too
-		w.fd = -1
+	if _, there := w.count(m.in); !there || err != nil {
+		w.stop(m) // the cgroup was removed, which is an event, too
 		return
 	}
 	w.check(m)
+}
+
+func (w *oomWatch) stop(m *monitor) {
+	if w.fd >= 0 {
+		m.drop(w.fd)
+		w.fd = -1
+	}
 }
 
 // check marks the container if the kernel has killed in it.
@@ -119,10 +121,11 @@ func (w *oomWatch) check(m *monitor) {
 	if w.reported || w.counter == "" {
 		return
 	}
-	if n, there := w.count(); !there || n <= w.base {
+	if n, there := w.count(m.in); !there || n <= w.base {
 		return
 	}
 	w.reported = true
+	w.stop(m) // there is no more to say
 	for _, dir := range []string{m.o.PersistDir, m.o.Bundle} {
 		if dir == "" {
 			continue
@@ -133,11 +136,12 @@ func (w *oomWatch) check(m *monitor) {
 	}
 }
 
-// memoryCgroup returns the folder of a process's memory cgroup, from the contents
-// of its /proc/PID/cgroup and of our mountinfo; empty if there is none.
-func memoryCgroup(cgroup, mountinfo string) (dir string, v2 bool) {
+// memoryCgroup returns the folder of a process's memory cgroup, empty if there is
+// none. It is looked for where every distribution mounts it and, if it is not
+// there, in the list of mounts, which may be long.
+func memoryCgroup(cgroups, mounts, usual string, buf []byte) (dir string, v2 bool, err error) {
 	path, unified := "", ""
-	eachLine(cgroup, func(line string) bool {
+	err = scanLines(cgroups, buf, func(line string) bool {
 		i := indexByte(line, ':')
 		if i < 0 {
 			return true
@@ -148,20 +152,25 @@ func memoryCgroup(cgroup, mountinfo string) (dir string, v2 bool) {
 			return true
 		}
 		if names := rest[:j]; names == "" {
-			unified = rest[j+1:]
+			unified = string([]byte(rest[j+1:]))
 		} else if hasWord(names, "memory") {
-			path = rest[j+1:]
+			path = string([]byte(rest[j+1:]))
 		}
 		return true
 	})
-	fstype := "cgroup"
+	fstype, dir, probe := "cgroup", usual+"/memory"+path, "/memory.oom_control"
 	if path == "" {
 		path, fstype, v2 = unified, "cgroup2", true
+		dir, probe = usual+path, "/"+memoryEvents
 	}
-	if path == "" {
-		return "", false
+	if err != nil || path == "" {
+		return "", false, err
 	}
-	eachLine(mountinfo, func(line string) bool {
+	if syscall.Access(dir+probe, 0) == nil {
+		return dir, v2, nil
+	}
+	dir = ""
+	err = scanLines(mounts, buf, func(line string) bool {
 		root, point, ok := cgroupMount(line, fstype)
 		if !ok {
 			return true
@@ -173,19 +182,30 @@ func memoryCgroup(cgroup, mountinfo string) (dir string, v2 bool) {
 		}
 		return dir == ""
 	})
-	return dir, v2
+	if dir != "" && syscall.Access(dir+probe, 0) != nil {
+		dir = "" // the root cgroup, or a hierarchy without this controller
+	}
+	return dir, v2, err
 }
 
 // cgroupMount takes apart a line of mountinfo (proc_pid_mountinfo(5)): fields 4 and
 // 5 are root and mount point, and after a lone "-" stand type, source and options.
 func cgroupMount(line, fstype string) (root, point string, ok bool) {
-	f := fields(line)
-	for i := 6; i+3 < len(f); i++ {
-		if f[i] == "-" {
-			return f[3], f[4], f[i+1] == fstype && (fstype == "cgroup2" || hasWord(f[i+3], "memory"))
+	at := -1
+	for i := 0; i+3+len(fstype) < len(line); i++ {
+		if line[i] == ' ' && line[i:i+3] == " - " && line[i+3:i+4+len(fstype)] == fstype+" " {
+			at = i
+			break
 		}
 	}
-	return "", "", false
+	if at < 0 { // nearly every line: nothing was allocated for it
+		return "", "", false
+	}
+	f, rest := fields(line[:at]), fields(line[at:])
+	if len(f) < 6 || len(rest) < 4 {
+		return "", "", false
+	}
+	return f[3], f[4], fstype == "cgroup2" || hasWord(rest[3], "memory")
 }
 
 // hasWord looks for a word in a comma-separated list.

@@ -88,27 +88,49 @@ func release(b []byte) {
 	syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), madvDontneed)
 }
 
-// readWhole returns a small file's content.
-func readWhole(path string) (string, error) {
+// readSmall returns the beginning of a file, as much as fits in buf; the kernel's
+// small files come whole with one read.
+func readSmall(path string, buf []byte) (string, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
+	n, err := readNow(fd, buf)
+	syscall.Close(fd)
+	if err != nil {
+		return "", err
+	}
+	return unsafe.String(&buf[0], n), nil
+}
+
+// scanLines calls f for each line of a file until f says no. The lines lie in buf,
+// which must hold the longest; longer ones are skipped.
+func scanLines(path string, buf []byte, f func(line string) bool) error {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
 	defer syscall.Close(fd)
-	var text []byte
-	buf := make([]byte, 4096)
-	for {
-		n, err := syscall.Read(fd, buf)
-		if err == syscall.EINTR {
-			continue
+	for kept := 0; ; {
+		n, err := readNow(fd, buf[kept:])
+		if err != nil || n == 0 {
+			return err
 		}
-		if err != nil {
-			return "", err
+		have := kept + n
+		from := 0
+		for {
+			i := indexNewline(buf[from:have])
+			if i < 0 {
+				break
+			}
+			if i > 0 && !f(unsafe.String(&buf[from], i)) {
+				return nil
+			}
+			from += i + 1
 		}
-		if n == 0 {
-			return string(text), nil
+		if kept = copy(buf, buf[from:have]); kept == len(buf) {
+			kept = 0
 		}
-		text = append(text, buf[:n]...)
 	}
 }
 

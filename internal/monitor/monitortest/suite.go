@@ -20,6 +20,15 @@ func Suite(t *testing.T, r *Rig) {
 		f    func(*testing.T, *Rig)
 	}{
 		{"ExitCodes", exitCodes}, {"Records", records}, {"Files", files},
+		{"PartialLines", partialLines}, {"Reopens", reopens}, {"PromptReopen", promptReopen},
+		{"SizeLimit", sizeLimit}, {"NoLog", noLog}, {"FullDisk", fullDisk},
+		{"HalfClose", halfClose}, {"LeaveOpen", leaveOpen}, {"BulkInput", bulkInput},
+		{"StuckClient", stuckClient}, {"AttachLeaks", attachLeaks},
+		{"Terminal", terminal}, {"Winsz", winsz}, {"HangUp", hangUp},
+		{"Failures", failures}, {"Chatty", chatty}, {"Abandoned", abandoned},
+		{"Placed", placed}, {"StartPipeEnds", startPipeEnds}, {"SignalForwarded", signalForwarded},
+		{"CleanProcess", cleanProcess}, {"Orphans", orphans}, {"BackgroundWriter", backgroundWriter},
+		{"OutOfMemory", outOfMemory}, {"EngineDies", engineDies},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, r) })
 	}
