@@ -14,7 +14,7 @@ import (
 )
 
 func TestAdmit(t *testing.T) {
-	p := &Plugin{Name: "p", Add: func(context.Context, *Request) (*current.Result, error) { 
+	p := &Plugin{Name: "p", Add: func(context.Context, *Request) (*current.Result, error) {
 		return &current.Result{IPs: []*current.IPConfig{{Address: net.IPNet{IP: net.IPv4(10, 0, 0, 2), Mask: net.CIDRMask(24, 32)}}}}, nil
 	}}
 	ok := Request{ContainerID: "c", NetNS: "/nowhere", IfName: "eth0", Config: []byte(`{"cniVersion":"1.1.0","name":"n"}`)}
