@@ -45,9 +45,6 @@ type app struct {
 // Main runs the command line; args[0] is the applet's name. Errors go to the log
 // and, if that is a file, to standard error too; the status is then 1.
 func Main(args []string) int {
-	// The kernel gives the signal mask and limits to the container as they are;
-	// threads of ours do not help a program that waits for another one.
-	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 2))
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
 	if err := a.command(args[1:]).ExecuteContext(context.Background()); err != nil {
 		a.logs.Error(err)

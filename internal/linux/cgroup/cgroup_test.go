@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/ident"
 )
 
 func TestParentPath(t *testing.T) {
@@ -129,7 +130,8 @@ func fresh(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("cgroups need root")
 	}
-	path := fmt.Sprintf("/monocrio-test-%d-cg%d", os.Getpid(), count.Add(1))
+	// Pid namespaces repeat pids, cgroups see them all: the name is random.
+	path := fmt.Sprintf("/monocrio-test-%s-%d", ident.Short(ident.New()), count.Add(1))
 	t.Cleanup(func() {
 		ctx := context.Background()
 		if err := errors.Join(KillAll(ctx, path), Remove(ctx, Cgroupfs, path)); err != nil {

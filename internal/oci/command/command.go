@@ -341,8 +341,11 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal, all b
 	}
 	if sure {
 		s, err := r.State(ctx, id)
-		if errs.Is(err, errs.KindNotFound) || err == nil && s.Status == oci.Stopped {
+		switch {
+		case errs.Is(err, errs.KindNotFound):
 			return nil
+		case err == nil && s.Status == oci.Stopped:
+			return r.killRemains(ctx, s)
 		}
 	}
 	var args []string
@@ -360,6 +363,33 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal, all b
 	return err
 }
 
+// killRemains kills what outlived the init of a container without a pid namespace
+// of its own. Runtimes refuse signals to a stopped container, and old ones delete
+// it without looking into its cgroup.
+func (r *Runtime) killRemains(ctx context.Context, s oci.State) error {
+	spec, err := oci.LoadBundle(s.Bundle)
+	if err != nil || spec.Linux.CgroupsPath == "" {
+		return nil // nothing tells where to look
+	}
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == specs.PIDNamespace && n.Path == "" {
+			return nil // the kernel has killed them
+		}
+	}
+	driver := cgroup.Cgroupfs
+	if r.o.Systemd {
+		driver = cgroup.Systemd
+	}
+	path, err := cgroup.Path(driver, spec.Linux.CgroupsPath)
+	if err != nil {
+		return fmt.Errorf("cannot kill the remains of container %s: %w", s.ID, err)
+	}
+	if err := cgroup.KillAll(ctx, path); err != nil {
+		return fmt.Errorf("cannot kill the remains of container %s: %w", s.ID, err)
+	}
+	return nil
+}
+
 // Delete removes a container.
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	s, err := r.State(ctx, id)
@@ -372,6 +402,11 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err == nil && s.Status == oci.Paused { // frozen processes do not die
 		if err := r.Resume(ctx, id); err != nil {
 			r.o.Log.Warn("paused container cannot be resumed before deletion", "ctr", id, "err", err)
+		}
+	}
+	if err == nil && s.Status == oci.Stopped {
+		if err := r.killRemains(ctx, s); err != nil {
+			return err
 		}
 	}
 	var args []string

@@ -1,12 +1,19 @@
 package libct_test
 
 import (
+	"bytes"
+	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/oci/ocitest"
@@ -28,3 +35,115 @@ func TestContract(t *testing.T) {
 }
 
 func TestContractV2(t *testing.T) { ocitest.Again(t, ocitest.V2, "TestContract") }
+
+// TestSealing: a test binary on a plain disk is sealed by an overlay, one that was
+// deleted cannot be.
+func TestSealing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if os.Getenv("MONOCRIO_TEST_SEALING") != "" {
+		s, err := libct.SelfSealed(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s == libct.SealedByCopy {
+			t.Fatal(libct.Reexec(os.Args, os.Environ()))
+		}
+		t.Logf("sealing: %v", s)
+		return
+	}
+	s, err := libct.SelfSealed(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("this file: %v", s)
+	// A copy that is deleted while it starts: it must notice, copy itself to memory
+	// once, and find itself sealed afterwards.
+	data, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.WriteFile(copied, data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `exec 9<"$0"; rm "$0"; exec /proc/self/fd/9 -test.v -test.run '^TestSealing$'`, copied)
+	cmd.Env = append(os.Environ(), "MONOCRIO_TEST_SEALING=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "sealing: sealed already") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func benchBundle(b *testing.B, args ...string) (*libct.Runtime, string) {
+	if os.Geteuid() != 0 {
+		b.Skip("containers need root")
+	}
+	box, err := exec.LookPath("busybox")
+	if err != nil {
+		b.Skip("busybox is needed")
+	}
+	dir := b.TempDir()
+	for _, d := range []string{"bundle/rootfs/bin", "bundle/rootfs/proc", "bundle/rootfs/dev"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(box)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bundle/rootfs/bin/busybox"), data, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	spec := &specs.Spec{
+		Version: "1.0.2", Root: &specs.Root{Path: "rootfs"}, Process: ocitest.Process(args...),
+		Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
+		Linux: &specs.Linux{
+			CgroupsPath: "/monocrio-test-" + ident.Short(ident.New()),
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}},
+			Resources:   &specs.LinuxResources{},
+		},
+	}
+	bundle := filepath.Join(dir, "bundle")
+	if err := oci.WriteBundle(bundle, spec); err != nil {
+		b.Fatal(err)
+	}
+	return libct.New(libct.Options{Root: filepath.Join(dir, "state")}), bundle
+}
+
+func BenchmarkExec(b *testing.B) {
+	r, bundle := benchBundle(b, "/bin/busybox", "sleep", "1000")
+	p, err := r.Run(b.Context(), "c", oci.CreateOptions{Bundle: bundle})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		var out bytes.Buffer
+		code, err := r.Exec(b.Context(), "c", oci.ExecRequest{Process: ocitest.Process("/bin/busybox", "echo", "hi"), Stdout: &out, Stderr: &out})
+		if code != 0 || err != nil || out.String() != "hi\n" {
+			b.Fatal(code, err, out.String())
+		}
+	}
+	b.StopTimer()
+	_ = p.Signal(os.Kill)
+	_, _ = p.Wait()
+	if err := r.Delete(context.Background(), "c", true); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkCreateStartDelete(b *testing.B) {
+	r, bundle := benchBundle(b, "/bin/busybox", "true")
+	for b.Loop() {
+		p, err := r.Run(b.Context(), "c", oci.CreateOptions{Bundle: bundle})
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _ = p.Wait()
+		if err := r.Delete(b.Context(), "c", true); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

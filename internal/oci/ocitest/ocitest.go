@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/oci"
 )
@@ -93,7 +94,8 @@ func newWorld(t *testing.T, newRuntime New) *World {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	w := &World{
 		T: t, Ctx: ctx, Dir: t.TempDir(),
-		Cgroup: fmt.Sprintf("/monocrio-test-%d-%d", os.Getpid(), worlds.Add(1)),
+		// Pid namespaces repeat pids, cgroups see them all: the name is random.
+		Cgroup: fmt.Sprintf("/monocrio-test-%s-%d", ident.Short(ident.New()), worlds.Add(1)),
 	}
 	w.rootfs = rootfs(t, filepath.Join(w.Dir, "rootfs"))
 	root := filepath.Join(w.Dir, "state")
