@@ -56,6 +56,10 @@ type Service struct {
 	active sync.RWMutex // held for reading by pulls, for writing to collect layers
 	full   atomic.Bool  // a pull met a full disk
 
+	busy sync.WaitGroup // pulls and what they clean up
+	ctx  context.Context
+	end  context.CancelCauseFunc
+
 	mu      sync.Mutex
 	pulls   map[string]*Pull   // in flight, by key
 	configs map[string]*detail // by image id; contents never change under one id
@@ -80,6 +84,7 @@ type Image struct {
 // New makes the service over an open store.
 func New(o Options) *Service {
 	s := &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.temp = s.tempDir()
 	entries, _ := os.ReadDir(s.temp)
 	for _, e := range entries {
@@ -87,6 +92,24 @@ func New(o Options) *Service {
 	}
 	return s
 }
+
+// Close ends the pulls in flight and waits until their temporary files are gone; at
+// most for closeTime, as a layer that is being unpacked cannot be stopped.
+func (s *Service) Close() {
+	s.end(errs.Unavailable("the daemon ends; pull again"))
+	done := make(chan struct{})
+	go func() {
+		s.busy.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTime):
+		s.opts.Log.Warn("a pull does not end in time")
+	}
+}
+
+const closeTime = 5 * time.Second
 
 // sys makes the library's context; auth may be nil.
 func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {

@@ -110,9 +110,9 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 	now := time.Now()
 	p := &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
 	s.pulls[key] = p
-	go func() {
-		defer s.tidy()
+	s.busy.Go(func() {
 		defer giveBack()
+		defer s.tidy()
 		defer func() {
 			if v := recover(); v != nil {
 				s.opts.Log.Error("a pull panicked; please report this", "image", ref, "panic", v, "stack", string(debug.Stack()))
@@ -126,7 +126,7 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 		s.active.RLock()
 		defer s.active.RUnlock()
 		p.id, p.err = s.run(p, names, creds, auth.RegistryToken)
-	}()
+	})
 	return p
 }
 
@@ -173,9 +173,8 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
+	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
-	s.dropDamaged(ctx, dst)
 	progress := make(chan types.ProgressProperties, 16)
 	watched := make(chan struct{})
 	go func() {
@@ -185,7 +184,6 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	_, err = copy.Image(ctx, policy, dst, src, &copy.Options{
 		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
 		ProgressInterval: 1, Progress: progress, // each read: else the end of a blob is not told
-		OptimizeDestinationImageAlreadyExists: true,
 	})
 	close(progress)
 	<-watched
@@ -200,19 +198,6 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 		return "", err
 	}
 	return img.ID, nil
-}
-
-// dropDamaged deletes an image that a pull would find and leave as it is.
-func (s *Service) dropDamaged(ctx context.Context, dst types.ImageReference) {
-	_, img, err := istorage.ResolveReference(dst)
-	if err != nil {
-		return
-	}
-	if _, err = s.detail(ctx, img); err == nil {
-		return
-	}
-	_, e := s.store.DeleteImage(img.ID, true)
-	s.opts.Log.Warn("a damaged image is pulled again", "image", img.ID, "damage", err, "err", e)
 }
 
 // watch counts the bytes of a pull and gives up on one that waits for the registry

@@ -75,6 +75,9 @@ func (s *Store) layerUsage(id string, keep bool) Usage {
 // layerDir is where the driver keeps the files of a layer itself.
 func (s *Store) layerDir(id string) string {
 	for _, root := range []string{s.opts.Root, s.opts.ImageStore} {
+		if root == "" {
+			continue
+		}
 		dir := filepath.Join(root, s.Driver(), id, "diff")
 		if s.Driver() == "vfs" {
 			dir = filepath.Join(root, "vfs", "dir", id)
