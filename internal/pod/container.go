@@ -241,7 +241,8 @@ func stuckText(id proc.ID) string {
 func (c *Container) finish(at time.Time, code int32, reason, message string) error {
 	err := c.transition(func(s *ContainerStatus) error {
 		if s.FinishedAt == 0 {
-			s.FinishedAt, s.ExitCode, s.Reason, s.Message = at.UnixNano(), code, reason, message
+			// The time of a file is some milliseconds coarse.
+			s.FinishedAt, s.ExitCode, s.Reason, s.Message = max(at.UnixNano(), s.StartedAt), code, reason, message
 		}
 		return nil
 	})

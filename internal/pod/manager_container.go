@@ -173,6 +173,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	// A start that began must become known even if its caller is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
 	defer cancel()
+	began := time.Now() // before, or a quick program ends before it began
 	if err := h.Runtime.Start(ctx, c.id); err != nil {
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
 		c.cannotRun(ctx, h, err)
@@ -180,9 +181,9 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	}
 	crashPoint("container", "started", "before-transition")
 	return c.transition(func(s *ContainerStatus) error {
-		s.StartedAt = time.Now().UnixNano()
+		s.StartedAt = began.UnixNano()
 		if s.FinishedAt != 0 { // it was quicker than we
-			s.StartedAt = min(s.StartedAt, s.FinishedAt)
+			s.FinishedAt = max(s.FinishedAt, s.StartedAt)
 		}
 		return nil
 	})
