@@ -103,6 +103,7 @@ type monitor struct {
 	stdin                 input
 	stdout, stderr        stream
 	said                  []byte // the runtime's stderr while it creates
+	saidLogged            bool
 	console               console
 	clients               clients
 	ctl, size             fifo

@@ -1,0 +1,60 @@
+package monitortest
+
+import (
+	"context"
+	"io"
+	"strconv"
+	"testing"
+
+	"github.com/monocrio/monocrio/internal/monitor"
+)
+
+// BenchmarkCreate measures from the monitor's start to the container's existence.
+func BenchmarkCreate(b *testing.B, r *Rig) {
+	r.need(b)
+	for b.Loop() {
+		b.StopTimer()
+		box := r.Box(b, "true")
+		b.StartTimer()
+		if err := box.Create(); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		box.Start()
+		box.WaitExit()
+		box.clean()
+		b.StartTimer()
+	}
+}
+
+// BenchmarkLog measures a container that writes lines of 80 bytes as fast as it can;
+// attached clients read along.
+func BenchmarkLog(b *testing.B, r *Rig, clients int) {
+	const size = 200 << 20
+	r.need(b)
+	b.SetBytes(size)
+	for b.Loop() {
+		b.StopTimer()
+		box := r.Box(b, "read go; yes "+line80+" | head -c "+strconv.Itoa(size))
+		box.Spawn.Stdin, box.Spawn.NoSyncLog = true, true
+		box.Run()
+		var done []<-chan error
+		for range clients {
+			done = append(done, box.attach(context.Background(), monitor.AttachStreams{Stdout: io.Discard, Stderr: io.Discard}))
+		}
+		b.StartTimer()
+		in, w := io.Pipe()
+		done = append(done, box.attach(context.Background(), monitor.AttachStreams{Stdin: in}))
+		io.WriteString(w, "go\n")
+		box.WaitExit()
+		b.StopTimer()
+		w.Close()
+		for _, d := range done {
+			<-d
+		}
+		box.clean()
+		b.StartTimer()
+	}
+}
+
+const line80 = "2026-01-01-INFO-a-line-of-eighty-bytes-as-programs-are-wont-to-write-them-xxxxx"
