@@ -72,7 +72,6 @@ func (m *monitor) pump(s *stream, rounds int) {
 		m.modify(s.fd, ttyEvents, evStdout) // there may be more: report it again
 	}
 	m.log.flush()
-	m.restBuffers()
 }
 
 // endStream closes an output that has ended.
@@ -82,13 +81,17 @@ func (m *monitor) endStream(s *stream) {
 	s.fd = -1
 }
 
-func (m *monitor) restBuffers() {
-	const keep = 8 << 10
-	m.log.rest()
-	if m.high > keep {
-		release(m.in)
-		m.high = 0
-	}
+// warm tells whether a burst of output has left more memory in use than an idle
+// monitor is to have.
+func (m *monitor) warm() bool { return m.high > restSize || m.log.high > restSize }
+
+const restSize = 8 << 10
+
+// rest gives the memory of a burst back to the system.
+func (m *monitor) rest() {
+	release(m.in)
+	release(m.log.out[:cap(m.log.out)])
+	m.high, m.log.high = 0, 0
 }
 
 // readNow reads from a non-blocking descriptor.

@@ -3,7 +3,9 @@ package monitortest
 import (
 	"context"
 	"io"
-	"strconv"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/monitor"
@@ -33,9 +35,16 @@ func BenchmarkLog(b *testing.B, r *Rig, clients int) {
 	const size = 200 << 20
 	r.need(b)
 	b.SetBytes(size)
+	source := filepath.Join(b.TempDir(), "source")
+	if err := os.WriteFile(source, []byte(strings.Repeat(line80+"\n", size/(len(line80)+1))), 0o644); err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		b.StopTimer()
-		box := r.Box(b, "read go; yes "+line80+" | head -c "+strconv.Itoa(size))
+		box := r.Box(b, "read go; cat /tmp/source")
+		if err := os.Link(source, filepath.Join(box.Spawn.Bundle, "rootfs/tmp/source")); err != nil {
+			b.Fatal(err)
+		}
 		box.Spawn.Stdin, box.Spawn.NoSyncLog = true, true
 		box.Run()
 		var done []<-chan error
@@ -48,6 +57,7 @@ func BenchmarkLog(b *testing.B, r *Rig, clients int) {
 		io.WriteString(w, "go\n")
 		box.WaitExit()
 		b.StopTimer()
+		os.Remove(box.Spawn.LogPath)
 		w.Close()
 		for _, d := range done {
 			<-d
