@@ -42,9 +42,23 @@ func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := p.pods.Recover(ctx); err != nil {
 		return errors.Join(err, p.close())
 	}
-	go p.images.Collect()
+	go p.collect(ctx)
 	err = p.serve(ctx)
 	return errors.Join(err, p.close(), notify("STOPPING=1"))
+}
+
+// collect deletes what failed pulls have left, now and every hour.
+func (p *parts) collect(ctx context.Context) {
+	t := time.NewTicker(time.Hour)
+	defer t.Stop()
+	for {
+		p.images.Collect()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // takeLock keeps a second daemon from the same state.
