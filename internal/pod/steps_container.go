@@ -156,6 +156,8 @@ func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*Process, 
 
 func (c *Container) processDown(ctx context.Context) error {
 	p := c.view().Status.Process
+	c.freeing.Lock()
+	defer c.freeing.Unlock()
 	return c.m.endProcess(ctx, c.req.Handler, c.id, c.bundle(), p)
 }
 
