@@ -19,6 +19,7 @@ import (
 type life struct {
 	w        *world.World
 	name     string
+	port     int32 // on the host
 	pod, ctr string
 }
 
@@ -29,7 +30,7 @@ var lifeCalls = []struct {
 	{"RunPodSandbox", func(l *life) error {
 		c := l.w.PodConfig(l.name)
 		c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD // with an infra process
-		c.PortMappings = []*cri.PortMapping{{HostPort: 18080, ContainerPort: 80}}
+		c.PortMappings = []*cri.PortMapping{{HostPort: l.port, ContainerPort: 80}}
 		r, err := l.w.RunPodSandbox(l.w.Ctx(), &cri.RunPodSandboxRequest{Config: c})
 		l.pod = r.GetPodSandboxId()
 		return err
@@ -165,7 +166,7 @@ func TestCrashMatrix(t *testing.T) {
 	for n, point := range crashPoints() {
 		w.Kill()
 		w.Start("MONOCRIO_CRASH=" + point)
-		l := &life{w: w, name: fmt.Sprintf("crash%d", n)}
+		l := &life{w: w, name: fmt.Sprintf("crash%d", n), port: 18080}
 		call, err := l.from(0)
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("%s: the daemon lives; call %d: %v", point, call, err)
@@ -254,7 +255,7 @@ func TestRandomKills(t *testing.T) {
 		lives := make([]*life, parallel)
 		done := make(chan struct{})
 		for i := range lives {
-			lives[i] = &life{w: w, name: fmt.Sprintf("r%d-%d", round, i)}
+			lives[i] = &life{w: w, name: fmt.Sprintf("r%d-%d", round, i), port: int32(18080 + i)}
 			go func() { results <- liveOn(lives[i], done) }()
 		}
 		time.Sleep(time.Duration(random.IntN(250)) * time.Millisecond)

@@ -179,9 +179,10 @@ func (w *World) files() (list []string) {
 	return list
 }
 
-// storeFile tells the storage library's own files from those of a layer.
+// storeFile tells the storage library's own files from those of a layer. One that
+// it was writing when the daemon was killed stays behind.
 func storeFile(name string) bool {
-	return strings.HasPrefix(name, "containers.") || strings.HasPrefix(name, "volatile-containers.")
+	return strings.HasPrefix(name, "containers.") || strings.HasPrefix(name, "volatile-containers.") || strings.HasPrefix(name, ".tmp-")
 }
 
 // FDs counts the daemon's open files.
