@@ -61,6 +61,9 @@ func (p *parts) collect(ctx context.Context) {
 	}
 }
 
+// lockPatience is how long a start waits for the end of another daemon.
+const lockPatience = 2 * time.Second
+
 // takeLock keeps a second daemon from the same state.
 func takeLock(c *config.Config) (*os.File, error) {
 	for _, dir := range []string{c.Crio.StateDir, c.Crio.RunDir} {
@@ -73,7 +76,14 @@ func takeLock(c *config.Config) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A child that a killed daemon had forked and that has not executed its program
+	// yet holds the lock too, for an instant.
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockPatience); err != nil && time.Now().Before(end); {
+		time.Sleep(lockPatience / 100)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		return nil, errs.Precondition("cannot start: another daemon holds %s; give this one its own state_dir, run_dir and listen, or end the other", path)
 	}

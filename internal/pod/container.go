@@ -23,6 +23,9 @@ type Container struct {
 
 	op     lock          // lifecycle: climb, start, remove
 	exited chan struct{} // closed once the exit is recorded
+	// freeing is held by whoever deletes the container in the runtime: the watcher
+	// does so at its end, and a removal may come at the same moment.
+	freeing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
 	status  ContainerStatus

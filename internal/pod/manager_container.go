@@ -176,7 +176,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	began := time.Now() // before, or a quick program ends before it began
 	if err := h.Runtime.Start(ctx, c.id); err != nil {
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
-		c.cannotRun(ctx, h, err)
+		c.cannotRun(ctx, err)
 		return err
 	}
 	crashPoint("container", "started", "before-transition")
@@ -191,8 +191,8 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 
 // cannotRun records a container whose start failed as exited, with the reason, so
 // that the kubelet and its users see it; the process that waits is killed.
-func (c *Container) cannotRun(ctx context.Context, h *Handler, cause error) {
-	c.logErr("cannot kill a container that did not start", h.Runtime.Delete(ctx, c.id, true))
+func (c *Container) cannotRun(ctx context.Context, cause error) {
+	c.freeRuntime(ctx)
 	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
 }
 

@@ -237,7 +237,11 @@ func (w *World) WaitEnd() {
 		<-w.exited
 		w.T.Errorf("the daemon did not end")
 	}
+	w.notePods()
 }
+
+// Redial makes the next call connect at once.
+func (w *World) Redial() { w.conn.ResetConnectBackoff() }
 
 // Restart kills the daemon and starts it again.
 func (w *World) Restart() {
