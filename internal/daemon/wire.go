@@ -166,6 +166,9 @@ func (p *parts) close() (err error) {
 	if p.network != nil {
 		err = p.network.Close()
 	}
+	if p.images != nil {
+		p.images.Close()
+	}
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())
 	}
