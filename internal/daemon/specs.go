@@ -173,6 +173,9 @@ func toSpec(f device.Device, to, access string) spec.Device {
 	return spec.Device{Path: to, Type: f.Type, Major: f.Major, Minor: f.Minor, Mode: f.Mode, UID: f.UID, GID: f.GID, Access: access}
 }
 
+// Check implements pod.Specs.
+func (*specMaker) Check(r *cri.LinuxContainerResources) error { return spec.CheckResources(r) }
+
 // Limits implements pod.Specs.
 func (m *specMaker) Limits(list ...*cri.LinuxContainerResources) *specs.LinuxResources {
 	out, notes := spec.Limits(m.node, list...)

@@ -32,8 +32,18 @@ func (c *Container) watch() {
 		return
 	}
 	c.m.wg.Go(func() {
-		if c.m.Monitors.Wait(c.m.ctx, p.Monitor) == nil {
+		if c.m.Monitors.Wait(c.m.ctx, p.Monitor) != nil {
+			return
+		}
+		for wait := time.Second; ; wait = min(2*wait, sweepMost) { // a full disk must not hide the exit for ever
 			c.settle(c.m.ctx)
+			select {
+			case <-c.exited:
+				return
+			case <-c.m.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
 		}
 	})
 }

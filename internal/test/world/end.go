@@ -46,6 +46,9 @@ func (w *World) end() {
 	if _, text, code := w.Run("crio", "-c", w.Conf, "teardown"); code != 0 {
 		w.T.Errorf("teardown: %s", text)
 	}
+	for _, f := range w.atEnd {
+		f()
+	}
 	for _, l := range w.Leaks() {
 		w.T.Errorf("left behind: %s", l)
 	}
