@@ -44,3 +44,14 @@ func TestOurs(t *testing.T) {
 func TestForeign(t *testing.T) {
 	monitortest.Suite(t, &monitortest.Rig{Path: "/usr/bin/conmon", Runtime: "/usr/sbin/runc", Foreign: true})
 }
+
+func BenchmarkMonitor(b *testing.B) {
+	for name, rig := range map[string]*monitortest.Rig{
+		"ours":    {Path: ours, Argv0: "conmon", Runtime: "/usr/sbin/runc"},
+		"foreign": {Path: "/usr/bin/conmon", Runtime: "/usr/sbin/runc", Foreign: true},
+	} {
+		b.Run(name+"/Create", func(b *testing.B) { monitortest.BenchmarkCreate(b, rig) })
+		b.Run(name+"/Log", func(b *testing.B) { monitortest.BenchmarkLog(b, rig, 0) })
+		b.Run(name+"/LogAttached", func(b *testing.B) { monitortest.BenchmarkLog(b, rig, 1) })
+	}
+}

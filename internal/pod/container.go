@@ -23,6 +23,9 @@ type Container struct {
 
 	op     lock          // lifecycle: climb, start, remove
 	exited chan struct{} // closed once the exit is recorded
+	// freeing is held by whoever deletes the container in the runtime: the watcher
+	// does so at its end, and a removal may come at the same moment.
+	freeing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
 	status  ContainerStatus
@@ -241,7 +244,8 @@ func stuckText(id proc.ID) string {
 func (c *Container) finish(at time.Time, code int32, reason, message string) error {
 	err := c.transition(func(s *ContainerStatus) error {
 		if s.FinishedAt == 0 {
-			s.FinishedAt, s.ExitCode, s.Reason, s.Message = at.UnixNano(), code, reason, message
+			// The time of a file is some milliseconds coarse.
+			s.FinishedAt, s.ExitCode, s.Reason, s.Message = max(at.UnixNano(), s.StartedAt), code, reason, message
 		}
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -128,8 +129,8 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 		}
 	}
 	p := m.newPod(id, req, PodStatus{Phase: Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
-	if err := p.checkSysctls(); err != nil {
-		return "", err
+	if err := p.check(); err != nil {
+		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
 	p.op <- struct{}{}
 	defer p.op.release()
@@ -171,8 +172,11 @@ func checkPod(config *cri.PodSandboxConfig) error {
 		if f.value == "" {
 			return errs.Invalid("cannot run the pod: metadata.%s is empty", f.name)
 		}
+		if strings.ContainsAny(f.value, ";=\x00") {
+			return errs.Invalid("cannot run the pod: metadata.%s is %q; CNI plugins could not be told a name with ';', '=' or a null byte", f.name, f.value)
+		}
 	}
-	if d := config.GetLogDirectory(); d != "" && !filepath.IsAbs(d) {
+	if d := config.GetLogDirectory(); d != "" && (!filepath.IsAbs(d) || strings.ContainsRune(d, 0)) {
 		return errs.Invalid("cannot run pod %s: log_directory %q is not an absolute path", md.GetName(), d)
 	}
 	if h := config.GetHostname(); len(h) > 64 || strings.ContainsAny(h, "/\x00\n ") {
@@ -191,8 +195,8 @@ func checkNamespaces(config *cri.PodSandboxConfig) error {
 			return errs.Invalid("cannot run pod %s: the %s namespace can be POD or NODE, not %s", name, ns.what, ns.mode)
 		}
 	}
-	if o.GetPid() == cri.NamespaceMode_TARGET {
-		return errs.Invalid("cannot run pod %s: the PID namespace of a pod can be POD, CONTAINER or NODE, not TARGET", name)
+	if o.GetPid() < cri.NamespaceMode_POD || o.GetPid() > cri.NamespaceMode_NODE {
+		return errs.Invalid("cannot run pod %s: the PID namespace of a pod can be POD, CONTAINER or NODE, not %s", name, o.GetPid())
 	}
 	u := o.GetUsernsOptions()
 	if u == nil || u.GetMode() == cri.NamespaceMode_NODE && len(u.GetUids())+len(u.GetGids()) == 0 {
@@ -209,6 +213,9 @@ func checkNamespaces(config *cri.PodSandboxConfig) error {
 	for _, m := range []*cri.IDMapping{u.GetUids()[0], u.GetGids()[0]} {
 		if m.GetContainerId() != 0 || m.GetLength() == 0 {
 			return errs.Invalid("cannot run pod %s: a user namespace mapping must begin at container id 0 and have a length", name)
+		}
+		if uint64(m.GetHostId())+uint64(m.GetLength()) > math.MaxUint32 {
+			return errs.Invalid("cannot run pod %s: the user namespace mapping of %d ids from host id %d goes past the last id, %d", name, m.GetLength(), m.GetHostId(), math.MaxUint32-1)
 		}
 	}
 	return nil

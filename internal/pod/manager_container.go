@@ -3,8 +3,8 @@ package pod
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -89,6 +89,10 @@ func (m *Manager) dropContainer(c *Container, undone bool) {
 
 func toRemoving(s *ContainerStatus) error { s.Phase = Removing; return nil }
 
+// maxFileName is the longest name of a file, in bytes, with room for what log
+// rotation adds.
+const maxFileName = 255 - len(".20060102-150405.gz")
+
 func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	name := config.GetMetadata().GetName()
 	if name == "" {
@@ -97,8 +101,11 @@ func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	if config.GetImage().GetImage() == "" {
 		return errs.Invalid("cannot create container %s: image.image is empty", name)
 	}
-	if l := config.GetLogPath(); l != "" && !filepath.IsLocal(l) {
-		return errs.Invalid("cannot create container %s: log_path %q leaves the pod's log directory", name, l)
+	if l := config.GetLogPath(); l != "" && (!filepath.IsLocal(l) || strings.ContainsRune(l, 0) || len(filepath.Base(l)) > maxFileName) {
+		return errs.Invalid("cannot create container %s: log_path %q is no file below the pod's log directory", name, l)
+	}
+	if s := config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && ParseSignal(signalName(s)) == 0 {
+		return errs.Invalid("cannot create container %s: stop_signal %s: Linux has no such signal", name, s)
 	}
 	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if o == nil {
@@ -123,8 +130,8 @@ func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (strin
 		rel = id + ".log"
 	}
 	path := filepath.Join(dir, rel)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("cannot make the log folder of container %s: %w", config.GetMetadata().GetName(), err)
+	if err := makeLogDir(filepath.Dir(path)); err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	return path, nil
 }
@@ -173,16 +180,17 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	// A start that began must become known even if its caller is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
 	defer cancel()
+	began := time.Now() // before, or a quick program ends before it began
 	if err := h.Runtime.Start(ctx, c.id); err != nil {
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
-		c.cannotRun(ctx, h, err)
+		c.cannotRun(ctx, err)
 		return err
 	}
 	crashPoint("container", "started", "before-transition")
 	return c.transition(func(s *ContainerStatus) error {
-		s.StartedAt = time.Now().UnixNano()
+		s.StartedAt = began.UnixNano()
 		if s.FinishedAt != 0 { // it was quicker than we
-			s.StartedAt = min(s.StartedAt, s.FinishedAt)
+			s.FinishedAt = max(s.FinishedAt, s.StartedAt)
 		}
 		return nil
 	})
@@ -190,8 +198,8 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 
 // cannotRun records a container whose start failed as exited, with the reason, so
 // that the kubelet and its users see it; the process that waits is killed.
-func (c *Container) cannotRun(ctx context.Context, h *Handler, cause error) {
-	c.logErr("cannot kill a container that did not start", h.Runtime.Delete(ctx, c.id, true))
+func (c *Container) cannotRun(ctx context.Context, cause error) {
+	c.freeRuntime(ctx)
 	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,8 +50,8 @@ func (p *Pod) filesUp(_ context.Context) error {
 		return err
 	}
 	if d := config.GetLogDirectory(); d != "" {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("cannot make the pod's log folder: %w", err)
+		if err := makeLogDir(d); err != nil {
+			return err
 		}
 	}
 	resolv, err := resolvConf(config.GetDnsConfig())
@@ -75,6 +77,19 @@ func (p *Pod) filesDown(context.Context) error {
 		return err
 	}
 	return os.RemoveAll(p.runDir())
+}
+
+// makeLogDir makes a folder that a request names.
+func makeLogDir(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("cannot make the log folder %s: %w", dir, err)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) || errors.Is(err, unix.ELOOP) {
+		return errs.With(errs.KindInvalid, err)
+	}
+	return err
 }
 
 // rootIDs is the host's view of the pod's root user.
@@ -183,7 +198,17 @@ func (p *Pod) kinds() (list []namespace.Kind) {
 	return list
 }
 
-func (p *Pod) checkSysctls() error {
+// check refuses what a step would refuse, before anything is made.
+func (p *Pod) check() error {
+	if err := p.m.Specs.Check(p.req.Config.GetLinux().GetResources()); err != nil {
+		return err
+	}
+	if _, err := resolvConf(p.req.Config.GetDnsConfig()); err != nil {
+		return err
+	}
+	if _, err := p.networkRequest(); err != nil && !p.req.HostNetwork() {
+		return err
+	}
 	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.kinds())
 }
 
@@ -250,6 +275,11 @@ func (p *Pod) networkRequest() (cni.Request, error) {
 		for _, n := range []int32{m.GetHostPort(), m.GetContainerPort()} {
 			if n < 1 || n > 65535 {
 				return r, errs.Invalid("cannot map host port %d to container port %d: ports are 1 to 65535", m.GetHostPort(), m.GetContainerPort())
+			}
+		}
+		if ip := m.GetHostIp(); ip != "" {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				return r, errs.Invalid("cannot map host port %d: host_ip %q is no address", m.GetHostPort(), ip)
 			}
 		}
 		r.Ports = append(r.Ports, cni.Port{HostIP: m.GetHostIp(), HostPort: int(m.GetHostPort()),

@@ -136,15 +136,6 @@ func (l *logFile) endsRecord(rest []byte) bool {
 	return at > 0 && whole[at-1] == '\n'
 }
 
-// rest gives the memory of a burst back to the system.
-func (l *logFile) rest() {
-	const keep = 8 << 10
-	if l.high > keep {
-		release(l.out[:cap(l.out)])
-		l.high = 0
-	}
-}
-
 // close ends the log; sync also brings it to the disk.
 func (l *logFile) close(sync bool) {
 	if l.fd < 0 {

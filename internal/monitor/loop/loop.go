@@ -103,6 +103,7 @@ type monitor struct {
 	stdin                 input
 	stdout, stderr        stream
 	said                  []byte // the runtime's stderr while it creates
+	saidLogged            bool
 	console               console
 	clients               clients
 	ctl, size             fifo
@@ -252,13 +253,21 @@ func (m *monitor) openBundle() error {
 // turn is the loop.
 func (m *monitor) turn() {
 	for m.phase != ended {
-		n, err := syscall.EpollWait(m.epoll, m.events[:], -1)
+		wait := -1
+		if m.warm() {
+			wait = 0 // only a look: with nothing to do there is time to tidy up
+		}
+		n, err := syscall.EpollWait(m.epoll, m.events[:], wait)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil {
 			m.warn(cannot("wait for events", err).Error())
 			return
+		}
+		if n == 0 {
+			m.rest()
+			continue
 		}
 		// Who has connected is to see the output that comes at the same time.
 		for i := range m.events[:n] {

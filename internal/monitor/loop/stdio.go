@@ -72,7 +72,6 @@ func (m *monitor) pump(s *stream, rounds int) {
 		m.modify(s.fd, ttyEvents, evStdout) // there may be more: report it again
 	}
 	m.log.flush()
-	m.restBuffers()
 }
 
 // endStream closes an output that has ended.
@@ -82,13 +81,17 @@ func (m *monitor) endStream(s *stream) {
 	s.fd = -1
 }
 
-func (m *monitor) restBuffers() {
-	const keep = 8 << 10
-	m.log.rest()
-	if m.high > keep {
-		release(m.in)
-		m.high = 0
-	}
+// warm tells whether a burst of output has left more memory in use than an idle
+// monitor is to have.
+func (m *monitor) warm() bool { return m.high > restSize || m.log.high > restSize }
+
+const restSize = 8 << 10
+
+// rest gives the memory of a burst back to the system.
+func (m *monitor) rest() {
+	release(m.in)
+	release(m.log.out[:cap(m.log.out)])
+	m.high, m.log.high = 0, 0
 }
 
 // readNow reads from a non-blocking descriptor.
@@ -266,8 +269,9 @@ func (m *monitor) startOutput() {
 	m.watch(m.stdout.fd, syscall.EPOLLIN, evStdout)
 }
 
-// collectStderr keeps the beginning of what the runtime says while it works; what
-// is beyond goes the container's way at once, so that no runtime blocks on us.
+// collectStderr keeps the beginning of what the runtime says while it works: the
+// message should it fail. When there is more, all of it goes the container's way
+// at once, so that no runtime blocks on us.
 func (m *monitor) collectStderr() {
 	for len(m.said) < contract.MaxMessage {
 		n, err := readNow(m.stderr.fd, m.in[:contract.MaxMessage-len(m.said)])
@@ -279,17 +283,27 @@ func (m *monitor) collectStderr() {
 		}
 		m.said = append(m.said, m.in[:n]...)
 	}
+	m.logSaid()
 	m.pump(&m.stderr, rounds)
 }
 
-// releaseStderr passes on what a runtime that succeeded has said.
-func (m *monitor) releaseStderr() {
-	if len(m.said) > 0 {
-		m.clients.send(m, contract.Stderr, m.said)
-		stamp := m.log.clock.stamp(now())
-		m.log.lines(&m.stderr, m.said, stamp, true)
-		m.log.flush()
-		m.said = nil
+// logSaid treats what the runtime has said as the container's output, once.
+func (m *monitor) logSaid() {
+	if len(m.said) == 0 || m.saidLogged {
+		return
 	}
-	m.watch(m.stderr.fd, syscall.EPOLLIN, evStderr)
+	m.saidLogged = true
+	m.clients.send(m, contract.Stderr, m.said)
+	m.log.lines(&m.stderr, m.said, m.log.clock.stamp(now()), true)
+	m.log.flush()
+}
+
+// releaseStderr passes on what a runtime that succeeded has said, and what comes.
+func (m *monitor) releaseStderr() {
+	m.logSaid()
+	m.said = nil
+	if m.stderr.fd >= 0 {
+		m.unwatch(m.stderr.fd)
+		m.watch(m.stderr.fd, syscall.EPOLLIN, evStderr)
+	}
 }

@@ -101,8 +101,7 @@ func reopens(t *testing.T, r *Rig) {
 	}
 	b.WaitExit()
 	t.Logf("%d lines and %d reopens in %v", lines, files, time.Since(begin).Round(time.Millisecond))
-	next := 1
-	split := 0
+	next, split := 1, 0
 	for i := range files + 1 {
 		path := fmt.Sprintf("%s.%03d", b.Spawn.LogPath, i)
 		if i == files {
@@ -112,33 +111,39 @@ func reopens(t *testing.T, r *Rig) {
 		if err != nil && i < files {
 			t.Fatal(err)
 		}
-		carry := ""
-		for line := range strings.Lines(string(data)) {
-			f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-			if len(f) != 4 || f[1] != "stdout" || !strings.HasSuffix(line, "\n") {
-				t.Fatalf("%s: a torn record %q", path, line)
-			}
-			if f[2] == "P" {
-				carry += f[3]
-				continue
-			}
-			if r.Foreign {
-				carry = ""
-				continue
-			}
-			if carry+f[3] != strconv.Itoa(next) {
-				t.Fatalf("%s: %q where %d should be", path, carry+f[3], next)
-			}
-			carry = ""
-			next++
-		}
-		if carry != "" {
+		var cut bool
+		if next, cut = numbered(t, path, string(data), next, r.Foreign); cut {
 			split++
 		}
 	}
 	if !r.Foreign && (next != lines+1 || split != 0 || files < 20) {
 		t.Errorf("%d of %d lines, %d lines in two files, %d reopens", next-1, lines, split, files)
 	}
+}
+
+// numbered reads one log file of consecutive numbers and returns the next one, and
+// whether the file ends inside a line. A foreign log is checked for torn records
+// only.
+func numbered(t *testing.T, path, log string, next int, foreign bool) (int, bool) {
+	carry := ""
+	for line := range strings.Lines(log) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(f) != 4 || f[1] != "stdout" || !strings.HasSuffix(line, "\n") {
+			t.Fatalf("%s: a torn record %q", path, line)
+		}
+		if f[2] == "P" {
+			carry += f[3]
+			continue
+		}
+		if !foreign && carry+f[3] != strconv.Itoa(next) {
+			t.Fatalf("%s: %q where %d should be", path, carry+f[3], next)
+		}
+		carry = ""
+		if !foreign {
+			next++
+		}
+	}
+	return next, carry != ""
 }
 
 // promptReopen asks for a new file while a line is incomplete and stays so.

@@ -29,6 +29,8 @@ func Suite(t *testing.T, r *Rig) {
 		{"Placed", placed}, {"StartPipeEnds", startPipeEnds}, {"SignalForwarded", signalForwarded},
 		{"CleanProcess", cleanProcess}, {"Orphans", orphans}, {"BackgroundWriter", backgroundWriter},
 		{"OutOfMemory", outOfMemory}, {"EngineDies", engineDies},
+		{"Foreground", foreground}, {"ExitCommand", exitCommand}, {"TimeLimit", timeLimit}, {"ListenPid", listenPid},
+		{"Born", born},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, r) })
 	}
