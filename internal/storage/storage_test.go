@@ -218,8 +218,11 @@ func TestUserNamespace(t *testing.T) {
 		}
 	}
 	check()
-	if err := os.Chmod(layer, 0o700); err != nil { // as if the daemon died in between
-		t.Fatal(err)
+	// As if the daemon had died in between, over a store that another program made.
+	for _, dir := range []string{layer, s.opts.Root} {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := s.Mount(ctx, "u"); err != nil {
 		t.Fatal(err)
@@ -233,6 +236,23 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+func TestUserNamespaceBehindAClosedFolder(t *testing.T) {
+	s, ctx := open(t, "overlay"), context.Background()
+	makeImage(t, s, "image", nil)
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100_000, Size: 65536}}
+	if err := s.Lease(ctx, Lease{ID: "u", Image: "image", UIDs: ids, GIDs: ids}); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(s.opts.Root)
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Mount(ctx, "u"); !errs.Is(err, errs.KindPrecondition) || !strings.Contains(err.Error(), dir+" ") || !strings.Contains(err.Error(), "chmod o+x") {
+		t.Errorf("%v", err)
+	}
+}
+
+// as runs a command as another user.
 func as(id uint32, args ...string) error {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
