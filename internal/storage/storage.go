@@ -62,6 +62,11 @@ func Open(o Options) (*Store, error) {
 	if o.Driver == "overlay" && !has(driverOptions, "overlay.sync=") {
 		driverOptions = append([]string{"overlay.sync=filesystem"}, driverOptions...)
 	}
+	// The library would make it passable for root alone; users of user namespaces
+	// must get through to their own layers.
+	if err := os.MkdirAll(o.Root, 0o711); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of the image store, %s (driver %s): %w", o.Root, o.Driver, err)
+	}
 	s, err := storage.GetStore(types.StoreOptions{
 		GraphRoot: o.Root, RunRoot: o.RunRoot, ImageStore: o.ImageStore,
 		GraphDriverName: o.Driver, GraphDriverOptions: driverOptions,
@@ -181,19 +186,42 @@ func (s *Store) Mount(_ context.Context, id string) (string, error) {
 }
 
 // letThrough lets the root user of a lease's user namespace, and nobody else, pass
-// the layer's private folder: the runtime works as that user.
+// the layer's private folder: the runtime works as that user. The folders above must
+// let everybody pass; the store's own is made to, others are the operator's.
 func (s *Store) letThrough(id, path string) error {
 	c, err := s.store.Container(id)
-	if err != nil || len(c.GIDMap) == 0 || s.opts.Driver != "overlay" {
+	if err != nil || len(c.GIDMap) == 0 || s.Driver() != "overlay" {
 		return kind(err)
 	}
 	for _, m := range c.GIDMap {
 		if m.ContainerID == 0 && m.HostID != 0 {
 			dir := filepath.Dir(path)
-			return errors.Join(os.Chown(dir, 0, m.HostID), os.Chmod(dir, 0o710))
+			return errors.Join(os.Chown(dir, 0, m.HostID), os.Chmod(dir, 0o710), s.openAbove(filepath.Dir(dir)))
 		}
 	}
 	return nil
+}
+
+// openAbove checks that everybody can pass a folder and all those above it.
+func (s *Store) openAbove(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		switch {
+		case st.Mode()&0o001 != 0:
+		case dir == s.store.GraphRoot():
+			if err := os.Chmod(dir, st.Mode().Perm()|0o011); err != nil {
+				return err
+			}
+		default:
+			return errs.Precondition("cannot use a user namespace: its users cannot pass %s to their root file system; chmod o+x it", dir)
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
 }
 
 // mounted returns where a lease is mounted, "" if it is not.
