@@ -67,7 +67,7 @@ func (m *Manager) load() error {
 		return err
 	}
 	for _, err := range append(badPods, badCtrs...) {
-		m.Log.Error("a record cannot be used; it is set aside in the quarantine folder", "err", err)
+		m.Log.Error("a record cannot be used", "err", err)
 	}
 	for _, r := range pods {
 		p := m.newPod(r.ID, r.Request, r.Status)
@@ -169,18 +169,18 @@ func (p *Pod) intact(st PodStatus) bool {
 // sweepOrphans removes what bears our mark and has no record: it was quarantined,
 // or its record was lost with the power.
 func (m *Manager) sweepOrphans(ctx context.Context) {
-	m.orphanFolders(ctx, "containers", func(id string) bool { _, err := m.ctrIndex.find(id); return err == nil }, m.unmakeContainerFolder)
-	m.orphanFolders(ctx, "pods", func(id string) bool { _, err := m.podIndex.find(id); return err == nil }, m.unmakePodFolder)
+	m.orphanFolders(ctx, "containers", m.ctrs.Has, m.unmakeContainerFolder)
+	m.orphanFolders(ctx, "pods", m.pods.Has, m.unmakePodFolder)
 	leases, err := m.Rootfs.Leases(ctx)
 	for _, id := range leases {
-		if _, e := m.ctrIndex.find(id); e != nil {
+		if !m.ctrs.Has(id) {
 			err = errors.Join(err, m.Rootfs.Unmount(ctx, id), m.Rootfs.Release(ctx, id))
 		}
 	}
 	var valid []string
-	for _, p := range m.podIndex.all() {
-		if p.view().Status.Attached {
-			valid = append(valid, p.id)
+	for _, id := range m.pods.IDs() { // one of a newer version is not in the index
+		if p, e := m.podIndex.find(id); e != nil || p.view().Status.Attached {
+			valid = append(valid, id)
 		}
 	}
 	debts, _, e := m.debts.All()
@@ -216,7 +216,10 @@ func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(dir), m.removeExit(id))
+	if path, ours, e := m.Cgroups.ParentPath("", id); e == nil && ours {
+		err = m.Cgroups.Remove(ctx, path)
+	}
+	return errors.Join(err, os.RemoveAll(dir), m.removeExit(id))
 }
 
 // endStray ends a container of which only the bundle is known, in whichever runtime
