@@ -14,6 +14,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/record"
@@ -65,8 +66,8 @@ type Manager struct {
 	pods     *record.Store[PodRequest, PodStatus]
 	ctrs     *record.Store[ContainerRequest, ContainerStatus]
 	debts    *record.Store[debt, debtStatus]
-	podIndex *index[*Pod]
-	ctrIndex *index[*Container]
+	podIndex *flight.Index[*Pod]
+	ctrIndex *flight.Index[*Container]
 	podSteps []step[*Pod]
 	ctrSteps []step[*Container]
 	wake     chan struct{} // something is owed: sweep
@@ -74,7 +75,7 @@ type Manager struct {
 
 // New opens the records. Recover must be called before anything else.
 func New(o Options) (*Manager, error) {
-	m := &Manager{Options: o, podIndex: newIndex[*Pod]("pod sandbox"), ctrIndex: newIndex[*Container]("container"), wake: make(chan struct{}, 1)}
+	m := &Manager{Options: o, podIndex: flight.NewIndex[*Pod]("pod sandbox"), ctrIndex: flight.NewIndex[*Container]("container"), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
 	quarantine := filepath.Join(o.StateDir, "quarantine")
@@ -111,7 +112,7 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		}
 		return nil
 	}
-	return m.podIndex.fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
+	return m.podIndex.Fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
 }
 
 func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, error) {
@@ -133,11 +134,11 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
 	p.op <- struct{}{}
-	defer p.op.release()
+	defer p.op.Release()
 	if err := m.pods.Create(id, req, p.status); err != nil {
 		return "", err
 	}
-	m.podIndex.add(p.name(), id, p)
+	m.podIndex.Add(p.name(), id, p)
 	undone, err := climb(ctx, m.podSteps, p)
 	if err == nil {
 		crashPoint("pod", "ready", "before-transition")
@@ -154,9 +155,9 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 // dropPod forgets a pod whose making failed. What could not be undone stays on
 // record as removing, without its name, for the sweep.
 func (m *Manager) dropPod(p *Pod, undone bool) {
-	p.gate.closeNow()
+	p.gate.CloseNow()
 	p.end()
-	m.podIndex.freeName(p.name(), p.id)
+	m.podIndex.FreeName(p.name(), p.id)
 	if undone {
 		p.logErr(errors.Join(m.keepDebt(p), p.forget()))
 		return
@@ -224,7 +225,7 @@ func checkNamespaces(config *cri.PodSandboxConfig) error {
 // Stop ends a pod's containers and gives its network back. Absence is success; so
 // is a network that does not let go, which is owed from then on.
 func (m *Manager) Stop(ctx context.Context, id string) error {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -235,16 +236,16 @@ func (m *Manager) Stop(ctx context.Context, id string) error {
 
 func (p *Pod) stop(ctx context.Context) error {
 	p.end()
-	if err := p.gate.close(ctx); err != nil {
+	if err := p.gate.Close(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
 	if err := p.stopContainers(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
-	if err := p.op.acquire(ctx); err != nil {
+	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
-	defer p.op.release()
+	defer p.op.Release()
 	if v := p.view(); v.Status.Phase != Ready && v.Status.Infra == nil && !v.Status.Attached {
 		return nil
 	}
@@ -286,7 +287,7 @@ func (p *Pod) stopContainers(ctx context.Context) error {
 
 // Remove stops a pod and unmakes it with its containers. Absence is success.
 func (m *Manager) Remove(ctx context.Context, id string) error {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -295,7 +296,7 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 	if err := p.stop(ctx); err != nil {
 		return err
 	}
-	m.podIndex.freeName(p.name(), p.id)
+	m.podIndex.FreeName(p.name(), p.id)
 	for _, c := range p.containers() {
 		if err := c.remove(ctx); err != nil {
 			return err
@@ -307,10 +308,10 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 // unmake walks all downs and deletes the record. What fails leaves the pod
 // removing, for the next call or the sweep.
 func (p *Pod) unmake(ctx context.Context) error {
-	if err := p.op.acquire(ctx); err != nil {
+	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
 	}
-	defer p.op.release()
+	defer p.op.Release()
 	if p.view().Status.Phase != Removing {
 		if err := p.transition(func(s *PodStatus) { s.Phase = Removing }); err != nil {
 			return err
@@ -330,7 +331,7 @@ func (p *Pod) unmake(ctx context.Context) error {
 
 // Pod returns one pod by id or by the beginning of its id.
 func (m *Manager) Pod(id string) (PodView, error) {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if err != nil {
 		return PodView{}, err
 	}
@@ -339,7 +340,7 @@ func (m *Manager) Pod(id string) (PodView, error) {
 
 // Pods returns all pods that are made; those being made or removed are not listed.
 func (m *Manager) Pods() (list []PodView) {
-	for _, p := range m.podIndex.all() {
+	for _, p := range m.podIndex.All() {
 		if v := p.view(); v.Status.Phase == Ready || v.Status.Phase == NotReady {
 			list = append(list, v)
 		}
@@ -366,7 +367,7 @@ type ExecRequest struct {
 // Exec runs a command in a running container and returns its exit code. The kind of
 // the error after Timeout is Deadline; the command is killed then.
 func (m *Manager) Exec(ctx context.Context, id string, r ExecRequest) (int, error) {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return 0, err
 	}
