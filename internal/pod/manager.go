@@ -249,16 +249,17 @@ func (p *Pod) stop(ctx context.Context) error {
 	if v := p.view(); v.Status.Phase != Ready && v.Status.Infra == nil && !v.Status.Attached {
 		return nil
 	}
-	crashPoint("pod", "stop", "before-down")
-	if err := descend(ctx, p.m.stepsNamed("network", "infra"), p); err != nil {
-		return err
-	}
 	crashPoint("pod", "notready", "before-transition")
-	return p.transition(func(s *PodStatus) {
+	// First, so that a pod that lost half of what it stands on never counts as ready.
+	if err := p.transition(func(s *PodStatus) {
 		if s.Phase == Ready {
 			s.Phase = NotReady
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	crashPoint("pod", "stop", "before-down")
+	return descend(ctx, p.m.stepsNamed("network", "infra"), p)
 }
 
 // stepsNamed picks steps of the pod table, in its order.

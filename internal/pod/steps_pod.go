@@ -73,8 +73,10 @@ func (p *Pod) filesUp(_ context.Context) error {
 }
 
 func (p *Pod) filesDown(context.Context) error {
-	if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
-		return err
+	if !p.req.HostIPC() {
+		if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
+			return err
+		}
 	}
 	return os.RemoveAll(p.runDir())
 }
