@@ -12,6 +12,7 @@ import (
 	"github.com/monocrio/monocrio/applets"
 	_ "github.com/monocrio/monocrio/applets/early"           // the monitor, before all else
 	_ "github.com/monocrio/monocrio/applets/early/initstage" // libcontainer's child
+	_ "github.com/monocrio/monocrio/applets/early/runc"      // the OCI runtime
 )
 
 func main() { os.Exit(applets.Main(os.Args)) }

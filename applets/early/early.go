@@ -3,10 +3,10 @@
 // Package early is the vestibule: it runs the monitor before the executable's
 // heavy packages are initialised, so that a monitor never pays for them.
 //
-// Go initialises packages in the order of their paths as soon as what they import
-// is ready. This one imports nothing but lean rooms on package syscall and comes
-// first. It may be deleted: the applet table lists the same function. The build
-// tag nearly leaves it out, for the tests that show both.
+// It imports nothing but lean rooms on package syscall, and scripts/order moves it,
+// with what it imports, to the front of the order of initialisation. It may be
+// deleted: the applet table lists the same function. The build tag nearly leaves
+// it out, for the tests that show both.
 package early
 
 import (

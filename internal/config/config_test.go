@@ -47,7 +47,7 @@ func TestBrokenFiles(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"syntax", "[crio\nroot=1", "crio.conf:1"},
 		{"type", "[crio.runtime]\n\npids_limit = \"many\"\n", "crio.conf:3"},
-		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "crio.runtime.pids_limit: a whole number"},
+		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "a whole number is needed"},
 		{"duration", "[crio.image]\npull_progress_timeout = \"soon\"\n", "duration"},
 	} {
 		path := write(t, t.TempDir(), "crio.conf", c.text)

@@ -87,7 +87,7 @@ func (c *Container) bundleUp(ctx context.Context) error {
 // the host's.
 func (c *Container) pidNamespace() (string, error) {
 	if c.req.Target != "" {
-		t, err := c.m.ctrIndex.find(c.req.Target)
+		t, err := c.m.ctrIndex.Find(c.req.Target)
 		if err != nil {
 			return "", err
 		}

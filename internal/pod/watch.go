@@ -106,7 +106,7 @@ func (p *Pod) watchInfra() {
 		}
 		if v := p.view(); v.Status.Phase == Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
 			p.m.Log.Error("the infra process of a pod ended; its shared PID namespace is gone", "pod", p.id)
-			p.gate.closeNow()
+			p.gate.CloseNow()
 			p.end()
 			p.logErr(p.transition(func(s *PodStatus) { s.Phase = NotReady }))
 		}

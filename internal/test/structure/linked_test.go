@@ -43,7 +43,7 @@ func deps(t *testing.T, of string, standard bool) []string {
 var atStart = []string{
 	"applets/early",           // runs the monitor
 	"applets/early/initstage", // runs libcontainer's stage
-	"applets/early/runtime",   // runs the OCI runtime's command line
+	"applets/early/runc",      // runs the OCI runtime's command line
 	"internal/config",         // values of errors
 	"internal/linux/cgroup",
 	"internal/daemon",
