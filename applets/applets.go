@@ -49,7 +49,7 @@ var table = [...]Applet{
 func All() []Applet {
 	all := table[:len(table):len(table)]
 	for _, p := range plugins.Embedded() {
-		all = append(all, Applet{Name: p.Name, Summary: "CNI plugin", Plugin: p})
+		all = append(all, Applet{Name: p.Name, Summary: "network: " + p.About, Plugin: p})
 	}
 	return all
 }

@@ -139,7 +139,7 @@ func Default() *Config {
 			HostNetworkSELinux:   true,
 			ContainerCreateGrace: Duration(4 * time.Minute),
 		},
-		Image: Image{DefaultTransport: "docker://", ImageVolumes: "mkdir"},
+		Image: Image{DefaultTransport: "docker://", ImageVolumes: "mkdir", PullProgressTimeout: Duration(10 * time.Minute)},
 		Network: Network{
 			NetworkDir: "/etc/cni/net.d/",
 			PluginDirs: []string{"/opt/cni/bin/"},

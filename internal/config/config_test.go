@@ -47,8 +47,8 @@ func TestBrokenFiles(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"syntax", "[crio\nroot=1", "crio.conf:1"},
 		{"type", "[crio.runtime]\n\npids_limit = \"many\"\n", "crio.conf:3"},
-		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "pids_limit"},
-		{"duration", "[crio.image]\npull_progress_timeout = \"soon\"\n", "soon"},
+		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "a whole number is needed"},
+		{"duration", "[crio.image]\npull_progress_timeout = \"soon\"\n", "duration"},
 	} {
 		path := write(t, t.TempDir(), "crio.conf", c.text)
 		if _, _, err := Load(path, "", true); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -111,16 +111,48 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 		}
 	case errors.As(err, &wrong):
 		row, col := wrong.Position()
-		key := strings.Join(wrong.Key(), ".")
-		if key == "" {
-			key = "(syntax)"
+		key := wrong.Key()
+		if len(key) == 0 {
+			return nil, errs.Invalid("%s:%d:%d: this is no TOML: %s", path, row, col, strings.TrimPrefix(wrong.Error(), "toml: "))
 		}
-		return nil, errs.Invalid("%s:%d:%d: %s: %s", path, row, col, key, strings.TrimPrefix(wrong.Error(), "toml: "))
+		return nil, errs.Invalid("%s:%d:%d: %s = %s: %s is needed", path, row, col, strings.Join(key, "."), written(data, row), c.wanted(key))
 	case err != nil:
 		return nil, errs.Invalid("%s: %w", path, err)
 	}
 	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
 	return warnings, nil
+}
+
+// written is the value that stands in a row of a file, which counts from 1.
+func written(data []byte, row int) string {
+	lines := strings.Split(string(data), "\n")
+	if row < 1 || row > len(lines) {
+		return "?"
+	}
+	_, value, _ := strings.Cut(lines[row-1], "=")
+	return strings.TrimSpace(value)
+}
+
+// wanted says in words what a key's value must be.
+func (c *Config) wanted(key []string) string {
+	for _, o := range c.Options() {
+		if o.Table+"."+o.Key != strings.Join(key, ".") {
+			continue
+		}
+		switch o.Value.Interface().(type) {
+		case string:
+			return "a text in quotes"
+		case bool:
+			return "true or false"
+		case int, int64:
+			return "a whole number"
+		case []string:
+			return "a list of texts, [\"a\", \"b\"],"
+		case Duration:
+			return "a duration such as \"30s\" or \"4m\""
+		}
+	}
+	return "a value of another type"
 }
 
 func (c *Config) unknownKey(path string, row int, key []string) string {

@@ -14,6 +14,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	if r.GetConfig().GetMetadata() == nil {
 		return nil, errs.Invalid("cannot run the pod: config.metadata is missing")
 	}
+	if err := checkPod(r.GetConfig()); err != nil {
+		return nil, err
+	}
 	id, err := s.d.Pods.Run(ctx, r.GetConfig(), r.GetRuntimeHandler())
 	if err != nil {
 		return nil, err

@@ -42,10 +42,27 @@ func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := p.pods.Recover(ctx); err != nil {
 		return errors.Join(err, p.close())
 	}
-	go p.images.Collect()
+	go p.collect(ctx)
 	err = p.serve(ctx)
 	return errors.Join(err, p.close(), notify("STOPPING=1"))
 }
+
+// collect deletes what failed pulls have left, now and every hour.
+func (p *parts) collect(ctx context.Context) {
+	t := time.NewTicker(time.Hour)
+	defer t.Stop()
+	for {
+		p.images.Collect()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// lockPatience is how long a start waits for the end of another daemon.
+const lockPatience = 2 * time.Second
 
 // takeLock keeps a second daemon from the same state.
 func takeLock(c *config.Config) (*os.File, error) {
@@ -59,7 +76,14 @@ func takeLock(c *config.Config) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A child that a killed daemon had forked and that has not executed its program
+	// yet holds the lock too, for an instant.
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockPatience); err != nil && time.Now().Before(end); {
+		time.Sleep(lockPatience / 100)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		return nil, errs.Precondition("cannot start: another daemon holds %s; give this one its own state_dir, run_dir and listen, or end the other", path)
 	}

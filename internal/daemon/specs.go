@@ -19,6 +19,7 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
+	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -44,7 +45,7 @@ func newSpecMaker(c *config.Config, self string, log *slog.Logger) (*specMaker, 
 	m := &specMaker{handlers: c.Runtime.Runtimes, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
-		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmorEnabled(), AppArmorDefault: c.Runtime.AppArmorProfile,
+		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
 		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly,
 		RecursiveReadOnly: hasMountSetattr(), AllCapabilities: knownCapabilities(),
 	}
@@ -77,9 +78,17 @@ func newSpecMaker(c *config.Config, self string, log *slog.Logger) (*specMaker, 
 	return m, nil
 }
 
-func appArmorEnabled() bool {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(data), "Y")
+// appArmor loads the default profile where the kernel has AppArmor, and tells
+// whether profiles can be used.
+func appArmor(name string, log *slog.Logger) bool {
+	if !lsm.AppArmorEnabled() {
+		return false
+	}
+	if err := lsm.LoadAppArmorDefault(context.Background(), name); err != nil {
+		log.Warn("containers run without AppArmor", "err", err)
+		return false
+	}
+	return true
 }
 
 // hasMountSetattr tells whether mounts can be made read-only with all below them
@@ -164,6 +173,9 @@ func toSpec(f device.Device, to, access string) spec.Device {
 	return spec.Device{Path: to, Type: f.Type, Major: f.Major, Minor: f.Minor, Mode: f.Mode, UID: f.UID, GID: f.GID, Access: access}
 }
 
+// Check implements pod.Specs.
+func (*specMaker) Check(r *cri.LinuxContainerResources) error { return spec.CheckResources(r) }
+
 // Limits implements pod.Specs.
 func (m *specMaker) Limits(list ...*cri.LinuxContainerResources) *specs.LinuxResources {
 	out, notes := spec.Limits(m.node, list...)
@@ -211,12 +223,27 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := checkAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
+		return nil, nil, err
+	}
 	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
 	}
 	m.relabel(&in, res.Spec)
 	u := res.User
 	return res.Spec, &pod.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
+}
+
+// checkAppArmor refuses a profile that the kernel does not have.
+func checkAppArmor(name string) error {
+	if name == "" || name == "unconfined" {
+		return nil
+	}
+	there, err := lsm.AppArmorLoaded(name)
+	if err == nil && !there {
+		err = errs.Precondition("AppArmor profile %q is not loaded on this node", name)
+	}
+	return err
 }
 
 // security reads what a privileged container and a localhost profile need.

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,6 +92,10 @@ func cgroupDriver(c *config.Config) (cgroup.Driver, error) {
 	return cgroup.Cgroupfs, nil
 }
 
+// minMemory is the smallest memory limit under which runc, embedded or not, starts
+// a container; crun's section of crio.conf can say less.
+const minMemory = "12MiB"
+
 // newHandlers makes the runtime handlers of the configuration ready.
 func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.Logger) (handlers, error) {
 	hs := handlers{byName: map[string]*pod.Handler{}, def: c.Runtime.DefaultRuntime}
@@ -103,7 +108,7 @@ func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.L
 			}
 		}
 		var err error
-		if ph.MinMemory, err = bytes(table, "container_min_memory", h.ContainerMinMemory); err != nil {
+		if ph.MinMemory, err = bytes(table, "container_min_memory", cmp.Or(h.ContainerMinMemory, minMemory)); err != nil {
 			return hs, err
 		}
 		root := h.Root
@@ -165,6 +170,9 @@ func (p *parts) close() (err error) {
 	}
 	if p.network != nil {
 		err = p.network.Close()
+	}
+	if p.images != nil {
+		p.images.Close()
 	}
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())

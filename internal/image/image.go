@@ -14,10 +14,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
 	"path"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -47,6 +51,15 @@ type Service struct {
 	opts  Options
 	store storage.Store
 
+	temp   string       // folder of temporary files
+	stale  []string     // what an earlier daemon left there
+	active sync.RWMutex // held for reading by pulls, for writing to collect layers
+	full   atomic.Bool  // a pull met a full disk
+
+	busy sync.WaitGroup // pulls and what they clean up
+	ctx  context.Context
+	end  context.CancelCauseFunc
+
 	mu      sync.Mutex
 	pulls   map[string]*Pull   // in flight, by key
 	configs map[string]*detail // by image id; contents never change under one id
@@ -70,8 +83,33 @@ type Image struct {
 
 // New makes the service over an open store.
 func New(o Options) *Service {
-	return &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s := &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
+	s.temp = s.tempDir()
+	entries, _ := os.ReadDir(s.temp)
+	for _, e := range entries {
+		s.stale = append(s.stale, filepath.Join(s.temp, e.Name()))
+	}
+	return s
 }
+
+// Close ends the pulls in flight and waits until their temporary files are gone; at
+// most for closeTime, as a layer that is being unpacked cannot be stopped.
+func (s *Service) Close() {
+	s.end(errs.Unavailable("the daemon ends; pull again"))
+	done := make(chan struct{})
+	go func() {
+		s.busy.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTime):
+		s.opts.Log.Warn("a pull does not end in time")
+	}
+}
+
+const closeTime = 5 * time.Second
 
 // sys makes the library's context; auth may be nil.
 func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
@@ -80,35 +118,53 @@ func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 		SystemRegistriesConfPath:    s.opts.RegistriesConf,
 		SystemRegistriesConfDirPath: s.opts.RegistriesConfDir,
 		DockerPerHostCertDirPath:    s.opts.CertsDir,
-		BigFilesTemporaryDir:        s.opts.BigFilesDir,
-		SignaturePolicyPath:         s.opts.Policy,
-		DockerAuthConfig:            auth,
-		DockerRegistryUserAgent:     "monocrio",
+		BigFilesTemporaryDir:        s.temp,
+		// No file: the store itself knows the digests of its layers, and the library
+		// falls back to memory. Its database would cost several fsyncs per layer.
+		BlobInfoCacheDir:        os.DevNull,
+		SignaturePolicyPath:     s.opts.Policy,
+		DockerAuthConfig:        auth,
+		DockerRegistryUserAgent: "monocrio",
 	}
 }
 
 // Find looks an image up by name, by name and digest, by id or by the beginning of
-// an id. The kind of the error is NotFound if there is none. It never pulls.
+// an id. The kind of the error is NotFound if there is none, or if it is damaged: a
+// pull repairs it. It never pulls.
 func (s *Service) Find(ctx context.Context, ref string) (Image, error) {
 	img, err := s.lookup(ref)
 	if err != nil {
 		return Image{}, err
 	}
-	return s.describe(ctx, img)
+	i, err := s.describe(ctx, img)
+	if err != nil && ctx.Err() == nil {
+		s.opts.Log.Warn("an image of the store is damaged", "image", img.ID, "err", err)
+		return Image{}, errs.Errorf(errs.KindNotFound, "image %q is damaged, pull it again: %w", ref, err)
+	}
+	return i, err
 }
 
 func (s *Service) lookup(ref string) (*storage.Image, error) {
 	if ref == "" {
 		return nil, errs.Invalid("the image reference is empty")
 	}
-	if id, ok := isID(ref); ok {
+	id, isID := isID(ref)
+	if isID && len(id) == 64 { // nothing else can be called so
+		if img, err := s.store.Image(id); err == nil && img.ID == id {
+			return img, nil
+		}
+		return nil, errs.NotFound("image", ref)
+	}
+	img, err := s.byName(ref)
+	if isID && errs.Is(err, errs.KindNotFound) {
 		if img, err := s.store.Image(id); err == nil && strings.HasPrefix(img.ID, id) {
 			return img, nil
 		}
-		if len(id) == 64 { // nothing else can be called so
-			return nil, errs.NotFound("image", ref)
-		}
 	}
+	return img, err
+}
+
+func (s *Service) byName(ref string) (*storage.Image, error) {
 	names, err := s.parse(ref)
 	if err != nil {
 		return nil, err
@@ -136,6 +192,7 @@ func (s *Service) List(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list images: %w", err)
 	}
+	s.forget(all)
 	list := make([]Image, 0, len(all))
 	for i := range all {
 		img, err := s.describe(ctx, &all[i])
@@ -148,6 +205,20 @@ func (s *Service) List(ctx context.Context) ([]Image, error) {
 	return list, nil
 }
 
+// forget drops what is known of images that are gone.
+func (s *Service) forget(all []storage.Image) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.configs) <= len(all) {
+		return
+	}
+	there := make(map[string]bool, len(all))
+	for i := range all {
+		there[all[i].ID] = true
+	}
+	maps.DeleteFunc(s.configs, func(id string, _ *detail) bool { return !there[id] })
+}
+
 func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, error) {
 	d, err := s.detail(ctx, img)
 	if err != nil {
@@ -155,6 +226,9 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 	}
 	i := Image{ID: img.ID, Size: uint64(d.size), Config: d.config.Config, Created: img.Created}
 	i.RepoTags, i.RepoDigests = repoDigests(img.Names, img.Digests)
+	if len(img.Names) == 0 && len(img.NamesHistory) > 0 { // its tag moved on: say what it was
+		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
+	}
 	for _, n := range append(i.RepoTags, i.RepoDigests...) {
 		i.Pinned = i.Pinned || pinned(s.opts.Pinned, n)
 	}
@@ -204,9 +278,12 @@ func (s *Service) Remove(_ context.Context, ref string) error {
 	if users, err := s.opts.Store.Users(img.ID); err != nil {
 		return err
 	} else if len(users) > 0 {
-		return errs.Precondition("cannot remove image %s: %d containers use it, %s among them", ref, len(users), users[0])
+		return errs.Precondition("cannot remove image %s: %d containers use it, %s among them; remove them first", ref, len(users), users[0])
 	}
-	if _, err := s.store.DeleteImage(img.ID, true); err != nil && !errors.Is(err, storage.ErrImageUnknown) {
+	switch _, err := s.store.DeleteImage(img.ID, true); {
+	case errors.Is(err, storage.ErrImageUsedByContainer), errors.Is(err, storage.ErrLayerUsedByContainer):
+		return errs.Precondition("cannot remove image %s: %w; remove it first", ref, err)
+	case err != nil && !errors.Is(err, storage.ErrImageUnknown):
 		return fmt.Errorf("cannot remove image %s: %w", ref, err)
 	}
 	s.mu.Lock()

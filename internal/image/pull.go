@@ -5,23 +5,27 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"maps"
+	"os"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/docker/distribution/registry/api/errcode"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/signature"
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
+	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/configfile"
 )
 
@@ -66,16 +70,17 @@ func (s *Service) Pulls() (list []*Pull) {
 	return list
 }
 
-// ErrRegistryUnavailable and ErrSignature mark errors that the kubelet shows under
-// a reason of their own.
-var (
-	ErrRegistryUnavailable = errors.New("RegistryUnavailable")
-	ErrSignature           = errors.New("SignatureValidationFailed")
-)
-
 // Pull fetches an image and returns its id. Calls for the same image with the same
-// credentials share one transfer, which ends when the last of them has gone away.
+// credentials share one transfer.
+//
+// A caller that goes away does not end the transfer, even if it was the last: the
+// kubelet gives up a call sooner than a pull and asks again, and then finds it done
+// or far. It ends by itself at the latest when no byte has come for the progress
+// timeout.
 func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, error) {
+	if _, ok := isID(ref); ok && len(ref) >= 64 {
+		return "", errs.Invalid("cannot pull %q: this is an id, which no registry knows; give a name", ref)
+	}
 	names, err := s.parse(ref)
 	if err != nil {
 		return "", err
@@ -105,24 +110,31 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 	now := time.Now()
 	p := &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
 	s.pulls[key] = p
-	go func() {
-		p.err = fmt.Errorf("pulling %s panicked; see the log", ref)
+	s.busy.Go(func() {
+		defer giveBack()
+		defer s.tidy()
 		defer func() {
+			if v := recover(); v != nil {
+				s.opts.Log.Error("a pull panicked; please report this", "image", ref, "panic", v, "stack", string(debug.Stack()))
+				p.id, p.err = "", panicked(ref, v)
+			}
 			s.mu.Lock()
 			delete(s.pulls, key)
 			s.mu.Unlock()
 			close(p.done)
-			giveBack()
 		}()
+		s.active.RLock()
+		defer s.active.RUnlock()
 		p.id, p.err = s.run(p, names, creds, auth.RegistryToken)
-	}()
+	})
 	return p
 }
 
 // run tries the names in turn.
 func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthConfig, token string) (id string, err error) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
+	if err := errors.Join(s.makeTempDir(), s.checkAuthFile(creds)); err != nil {
+		return "", err
+	}
 	policy, err := s.policy()
 	if err != nil {
 		return "", err
@@ -132,22 +144,27 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 		sys := s.sys(creds)
 		sys.DockerBearerRegistryToken = token
 		var e error
-		if id, e = s.fetch(ctx, cancel, p, policy, n, sys); e == nil {
-			s.opts.Log.Info("pulled", "image", n.String(), "id", id, "dur", time.Since(p.Started))
-			return id, nil
+		for try := 0; try < 2; try++ {
+			id, e = s.fetch(p, policy, n, sys)
+			if e == nil {
+				s.opts.Log.Info("pulled", "image", n.String(), "id", id, "dur", time.Since(p.Started))
+				return id, nil
+			}
+			// A layer that was to be shared went with its image meanwhile.
+			if !errors.Is(e, storage.ErrLayerUnknown) {
+				break
+			}
 		}
-		if cause := context.Cause(ctx); cause != nil {
-			e = cause
+		e = pullError(e, n, sys)
+		if errs.Is(e, errs.KindExhausted) {
+			s.full.Store(true)
 		}
-		err = errors.Join(err, fmt.Errorf("cannot pull %s: %w", n, pullError(e)))
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		s.collect(0)
+		err = errors.Join(err, fmt.Errorf("cannot pull %s: %w", n, e))
 	}
 	return "", err
 }
 
-func (s *Service) fetch(ctx context.Context, cancel context.CancelCauseFunc, p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext) (string, error) {
+func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext) (string, error) {
 	src, err := docker.NewReference(n)
 	if err != nil {
 		return "", err
@@ -156,16 +173,23 @@ func (s *Service) fetch(ctx context.Context, cancel context.CancelCauseFunc, p *
 	if err != nil {
 		return "", err
 	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	defer cancel(nil)
 	progress := make(chan types.ProgressProperties, 16)
 	watched := make(chan struct{})
-	go s.watch(p, progress, cancel, watched)
+	go func() {
+		defer close(watched)
+		p.watch(progress, s.opts.ProgressTimeout, cancel)
+	}()
 	_, err = copy.Image(ctx, policy, dst, src, &copy.Options{
 		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: time.Second, Progress: progress,
-		OptimizeDestinationImageAlreadyExists: true,
+		ProgressInterval: 1, Progress: progress, // each read: else the end of a blob is not told
 	})
 	close(progress)
 	<-watched
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return "", cause
+	}
 	if err != nil {
 		return "", err
 	}
@@ -176,27 +200,37 @@ func (s *Service) fetch(ctx context.Context, cancel context.CancelCauseFunc, p *
 	return img.ID, nil
 }
 
-// watch counts the bytes of a pull and gives up on one that moves none.
-func (s *Service) watch(p *Pull, progress <-chan types.ProgressProperties, cancel context.CancelCauseFunc, done chan<- struct{}) {
-	defer close(done)
+// watch counts the bytes of a pull and gives up on one that waits for the registry
+// and gets nothing for as long as limit; 0: it waits for ever. Unpacking does not
+// count: a slow disk is no reason to begin again.
+func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Duration, cancel context.CancelCauseFunc) {
 	var tick <-chan time.Time
-	if s.opts.ProgressTimeout > 0 {
-		t := time.NewTicker(max(s.opts.ProgressTimeout/10, time.Second))
+	if limit > 0 {
+		t := time.NewTicker(max(limit/10, 10*time.Millisecond))
 		defer t.Stop()
 		tick = t.C
 	}
+	started, missing := false, map[digest.Digest]bool{} // blobs whose end has not come
 	for {
 		select {
 		case e, ok := <-progress:
 			if !ok {
 				return
 			}
+			started = true
+			if e.Event == types.ProgressEventNewArtifact || e.Event == types.ProgressEventRead {
+				missing[e.Artifact.Digest] = e.Artifact.Size < 0 || e.Offset < uint64(e.Artifact.Size)
+			} else {
+				missing[e.Artifact.Digest] = false
+			}
 			p.mu.Lock()
 			p.moved, p.last = p.moved+e.OffsetUpdate, time.Now()
 			p.mu.Unlock()
 		case <-tick:
-			if moved, last := p.Moved(); time.Since(last) > s.opts.ProgressTimeout {
-				cancel(errs.Errorf(errs.KindUnavailable, "no byte came for %s, after %d bytes (pull_progress_timeout)", s.opts.ProgressTimeout, moved))
+			moved, last := p.Moved()
+			if waits := !started || slices.Contains(slices.Collect(maps.Values(missing)), true); waits && time.Since(last) > limit {
+				cancel(errs.Errorf(errs.KindUnavailable, "%.0wthe registry stalls: no byte came for %s, after %d bytes (pull_progress_timeout)", ErrRegistryUnavailable, limit, moved))
+				tick = nil
 			}
 		}
 	}
@@ -212,6 +246,28 @@ func (s *Service) policy() (*signature.PolicyContext, error) {
 		return nil, errs.Precondition("cannot read the signature policy: %w", err)
 	}
 	return signature.NewPolicyContext(p)
+}
+
+// checkAuthFile finds a broken file of credentials before it looks like a registry
+// that refuses.
+func (s *Service) checkAuthFile(creds *types.DockerAuthConfig) error {
+	if s.opts.AuthFile == "" || creds != nil {
+		return nil
+	}
+	data, err := os.ReadFile(s.opts.AuthFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var content struct {
+		Auths map[string]any `json:"auths"`
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &content)
+	}
+	if err != nil {
+		return errs.Precondition("cannot read the credentials in %s (global_auth_file): %w", s.opts.AuthFile, err)
+	}
+	return nil
 }
 
 // credentials turns the request's into the library's; nil: none were given.
@@ -230,115 +286,4 @@ func credentials(a Auth) (*types.DockerAuthConfig, error) {
 		return nil, errs.Invalid("cannot read the credentials: auth must be USER:PASSWORD in base64")
 	}
 	return &types.DockerAuthConfig{Username: user, Password: strings.TrimRight(password, "\x00")}, nil
-}
-
-// pullError gives an error of the libraries its kind and, for the kubelet, its
-// reason.
-func pullError(err error) error {
-	var (
-		policy signature.PolicyRequirementError
-		login  docker.ErrUnauthorizedForCredentials
-		status docker.UnexpectedHTTPStatusError
-		reg    errcode.Error
-		netErr net.Error
-		kinded *errs.Error
-	)
-	switch {
-	case errors.As(err, &kinded):
-		return err
-	case errors.As(err, &policy):
-		return errs.Errorf(errs.KindDenied, "%w: %w", ErrSignature, err)
-	case errors.As(err, &login):
-		return errs.Errorf(errs.KindDenied, "the registry refuses the credentials: %w", err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return errs.Errorf(errs.KindExhausted, "the disk is full: %w", err)
-	case errors.Is(err, docker.ErrTooManyRequests):
-		return errs.Errorf(errs.KindUnavailable, "%w: %w", ErrRegistryUnavailable, err)
-	case errors.As(err, &reg):
-		return registryError(reg, err)
-	case errors.As(err, &status):
-		return statusError(status.StatusCode, err)
-	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
-		return errs.Errorf(errs.KindUnavailable, "%w: %w", ErrRegistryUnavailable, err)
-	}
-	return err
-}
-
-func registryError(e errcode.Error, err error) error {
-	return statusError(e.Code.Descriptor().HTTPStatusCode, err)
-}
-
-func statusError(code int, err error) error {
-	switch {
-	case code == 404:
-		return errs.With(errs.KindNotFound, err)
-	case code == 401 || code == 403:
-		return errs.With(errs.KindDenied, err)
-	case code >= 500 || code == 429:
-		return errs.Errorf(errs.KindUnavailable, "%w: %w", ErrRegistryUnavailable, err)
-	}
-	return err
-}
-
-// orphanAge is how long layers that belong to no image are kept: a pull that is
-// tried again finds them, and a pull of another program may still be adding to
-// them.
-const orphanAge = time.Hour
-
-// Collect deletes layers that belong to no image and no container and are older
-// than an hour: what pulls that were given up have left.
-func (s *Service) Collect() { s.collect(orphanAge) }
-
-func (s *Service) collect(age time.Duration) {
-	layers, err := s.store.Layers()
-	if err != nil {
-		s.opts.Log.Warn("cannot look for layers without an image", "err", err)
-		return
-	}
-	used, err := s.used()
-	if err != nil {
-		s.opts.Log.Warn("cannot look for layers without an image", "err", err)
-		return
-	}
-	parent := map[string]string{}
-	for i := range layers {
-		parent[layers[i].ID] = layers[i].Parent
-	}
-	for id := range used {
-		for p := parent[id]; p != ""; p = parent[p] {
-			used[p] = true
-		}
-	}
-	// Children come before their parents: a layer with children cannot go.
-	for again := true; again; {
-		again = false
-		for i := range layers {
-			l := &layers[i]
-			if used[l.ID] || time.Since(l.Created) < age {
-				continue
-			}
-			used[l.ID] = s.store.DeleteLayer(l.ID) == nil
-			again = again || used[l.ID]
-		}
-	}
-}
-
-// used returns the layers that images and containers name.
-func (s *Service) used() (map[string]bool, error) {
-	used := map[string]bool{}
-	images, err := s.store.Images()
-	if err != nil {
-		return nil, err
-	}
-	for i := range images {
-		used[images[i].TopLayer] = true
-		for _, l := range images[i].MappedTopLayers {
-			used[l] = true
-		}
-	}
-	containers, err := s.store.Containers()
-	for i := range containers {
-		used[containers[i].LayerID] = true
-	}
-	return used, err
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -21,8 +22,11 @@ type Container struct {
 	req ContainerRequest
 	pod *Pod
 
-	op     lock          // lifecycle: climb, start, remove
+	op     flight.Lock   // lifecycle: climb, start, remove
 	exited chan struct{} // closed once the exit is recorded
+	// freeing is held by whoever deletes the container in the runtime: the watcher
+	// does so at its end, and a removal may come at the same moment.
+	freeing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
 	status  ContainerStatus
@@ -32,7 +36,7 @@ type Container struct {
 }
 
 func (m *Manager) newContainer(id string, p *Pod, req ContainerRequest, st ContainerStatus) *Container {
-	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: newLock(), exited: newSignal()}
+	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), exited: make(chan struct{})}
 	if st.FinishedAt != 0 {
 		close(c.exited)
 	}
@@ -99,7 +103,7 @@ func (c *Container) forget() error {
 		return err
 	}
 	c.gone = true
-	c.m.ctrIndex.remove(c.name(), c.id)
+	c.m.ctrIndex.Remove(c.name(), c.id)
 	c.m.publish(Event{Container: c.id, Pod: c.req.Pod, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now()})
 	return nil
 }
@@ -147,7 +151,7 @@ func (c *Container) stop(ctx context.Context, grace time.Duration) error {
 	deadline := time.Now().Add(grace)
 	s := c.stopper
 	if s == nil {
-		s = &stopper{deadline: deadline, sooner: make(chan struct{}, 1), done: newSignal()}
+		s = &stopper{deadline: deadline, sooner: make(chan struct{}, 1), done: make(chan struct{})}
 		c.stopper = s
 		c.m.wg.Go(func() { c.runStopper(s) })
 	}

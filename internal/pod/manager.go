@@ -7,12 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/record"
@@ -64,8 +64,8 @@ type Manager struct {
 	pods     *record.Store[PodRequest, PodStatus]
 	ctrs     *record.Store[ContainerRequest, ContainerStatus]
 	debts    *record.Store[debt, debtStatus]
-	podIndex *index[*Pod]
-	ctrIndex *index[*Container]
+	podIndex *flight.Index[*Pod]
+	ctrIndex *flight.Index[*Container]
 	podSteps []step[*Pod]
 	ctrSteps []step[*Container]
 	wake     chan struct{} // something is owed: sweep
@@ -73,7 +73,7 @@ type Manager struct {
 
 // New opens the records. Recover must be called before anything else.
 func New(o Options) (*Manager, error) {
-	m := &Manager{Options: o, podIndex: newIndex[*Pod]("pod sandbox"), ctrIndex: newIndex[*Container]("container"), wake: make(chan struct{}, 1)}
+	m := &Manager{Options: o, podIndex: flight.NewIndex[*Pod]("pod sandbox"), ctrIndex: flight.NewIndex[*Container]("container"), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
 	quarantine := filepath.Join(o.StateDir, "quarantine")
@@ -97,9 +97,6 @@ func (m *Manager) Close() {
 // Run makes a pod and returns its id once it is ready. A pod of the same name that
 // is ready already, or is being made, is the answer to a repeated call.
 func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler string) (string, error) {
-	if err := checkPod(config); err != nil {
-		return "", err
-	}
 	h, err := m.Handlers.Handler(handler)
 	if err != nil {
 		return "", err
@@ -110,7 +107,7 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		}
 		return nil
 	}
-	return m.podIndex.fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
+	return m.podIndex.Fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
 }
 
 func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, error) {
@@ -128,15 +125,15 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 		}
 	}
 	p := m.newPod(id, req, PodStatus{Phase: Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
-	if err := p.checkSysctls(); err != nil {
-		return "", err
+	if err := p.check(); err != nil {
+		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
 	p.op <- struct{}{}
-	defer p.op.release()
+	defer p.op.Release()
 	if err := m.pods.Create(id, req, p.status); err != nil {
 		return "", err
 	}
-	m.podIndex.add(p.name(), id, p)
+	m.podIndex.Add(p.name(), id, p)
 	undone, err := climb(ctx, m.podSteps, p)
 	if err == nil {
 		crashPoint("pod", "ready", "before-transition")
@@ -153,9 +150,9 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 // dropPod forgets a pod whose making failed. What could not be undone stays on
 // record as removing, without its name, for the sweep.
 func (m *Manager) dropPod(p *Pod, undone bool) {
-	p.gate.closeNow()
+	p.gate.CloseNow()
 	p.end()
-	m.podIndex.freeName(p.name(), p.id)
+	m.podIndex.FreeName(p.name(), p.id)
 	if undone {
 		p.logErr(errors.Join(m.keepDebt(p), p.forget()))
 		return
@@ -164,60 +161,10 @@ func (m *Manager) dropPod(p *Pod, undone bool) {
 	m.sweepSoon()
 }
 
-// checkPod refuses a pod that cannot be meant.
-func checkPod(config *cri.PodSandboxConfig) error {
-	md := config.GetMetadata()
-	for _, f := range []struct{ name, value string }{{"name", md.GetName()}, {"namespace", md.GetNamespace()}, {"uid", md.GetUid()}} {
-		if f.value == "" {
-			return errs.Invalid("cannot run the pod: metadata.%s is empty", f.name)
-		}
-	}
-	if d := config.GetLogDirectory(); d != "" && !filepath.IsAbs(d) {
-		return errs.Invalid("cannot run pod %s: log_directory %q is not an absolute path", md.GetName(), d)
-	}
-	if h := config.GetHostname(); len(h) > 64 || strings.ContainsAny(h, "/\x00\n ") {
-		return errs.Invalid("cannot run pod %s: hostname %q: at most 64 characters, without blanks and slashes", md.GetName(), h)
-	}
-	return checkNamespaces(config)
-}
-
-func checkNamespaces(config *cri.PodSandboxConfig) error {
-	o, name := config.GetLinux().GetSecurityContext().GetNamespaceOptions(), config.GetMetadata().GetName()
-	for _, ns := range []struct {
-		what string
-		mode cri.NamespaceMode
-	}{{"network", o.GetNetwork()}, {"ipc", o.GetIpc()}} {
-		if ns.mode != cri.NamespaceMode_POD && ns.mode != cri.NamespaceMode_NODE {
-			return errs.Invalid("cannot run pod %s: the %s namespace can be POD or NODE, not %s", name, ns.what, ns.mode)
-		}
-	}
-	if o.GetPid() == cri.NamespaceMode_TARGET {
-		return errs.Invalid("cannot run pod %s: the PID namespace of a pod can be POD, CONTAINER or NODE, not TARGET", name)
-	}
-	u := o.GetUsernsOptions()
-	if u == nil || u.GetMode() == cri.NamespaceMode_NODE && len(u.GetUids())+len(u.GetGids()) == 0 {
-		return nil
-	}
-	switch {
-	case u.GetMode() == cri.NamespaceMode_NODE:
-		return errs.Invalid("cannot run pod %s: user namespace mappings contradict the mode NODE", name)
-	case u.GetMode() != cri.NamespaceMode_POD:
-		return errs.Invalid("cannot run pod %s: the user namespace can be POD or NODE, not %s", name, u.GetMode())
-	case len(u.GetUids()) != 1 || len(u.GetGids()) != 1:
-		return errs.Invalid("cannot run pod %s: a user namespace needs exactly one uid and one gid mapping", name)
-	}
-	for _, m := range []*cri.IDMapping{u.GetUids()[0], u.GetGids()[0]} {
-		if m.GetContainerId() != 0 || m.GetLength() == 0 {
-			return errs.Invalid("cannot run pod %s: a user namespace mapping must begin at container id 0 and have a length", name)
-		}
-	}
-	return nil
-}
-
 // Stop ends a pod's containers and gives its network back. Absence is success; so
 // is a network that does not let go, which is owed from then on.
 func (m *Manager) Stop(ctx context.Context, id string) error {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -228,29 +175,30 @@ func (m *Manager) Stop(ctx context.Context, id string) error {
 
 func (p *Pod) stop(ctx context.Context) error {
 	p.end()
-	if err := p.gate.close(ctx); err != nil {
+	if err := p.gate.Close(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
 	if err := p.stopContainers(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
-	if err := p.op.acquire(ctx); err != nil {
+	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
-	defer p.op.release()
+	defer p.op.Release()
 	if v := p.view(); v.Status.Phase != Ready && v.Status.Infra == nil && !v.Status.Attached {
 		return nil
 	}
-	crashPoint("pod", "stop", "before-down")
-	if err := descend(ctx, p.m.stepsNamed("network", "infra"), p); err != nil {
-		return err
-	}
 	crashPoint("pod", "notready", "before-transition")
-	return p.transition(func(s *PodStatus) {
+	// First, so that a pod that lost half of what it stands on never counts as ready.
+	if err := p.transition(func(s *PodStatus) {
 		if s.Phase == Ready {
 			s.Phase = NotReady
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	crashPoint("pod", "stop", "before-down")
+	return descend(ctx, p.m.stepsNamed("network", "infra"), p)
 }
 
 // stepsNamed picks steps of the pod table, in its order.
@@ -279,7 +227,7 @@ func (p *Pod) stopContainers(ctx context.Context) error {
 
 // Remove stops a pod and unmakes it with its containers. Absence is success.
 func (m *Manager) Remove(ctx context.Context, id string) error {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -288,7 +236,7 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 	if err := p.stop(ctx); err != nil {
 		return err
 	}
-	m.podIndex.freeName(p.name(), p.id)
+	m.podIndex.FreeName(p.name(), p.id)
 	for _, c := range p.containers() {
 		if err := c.remove(ctx); err != nil {
 			return err
@@ -300,10 +248,10 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 // unmake walks all downs and deletes the record. What fails leaves the pod
 // removing, for the next call or the sweep.
 func (p *Pod) unmake(ctx context.Context) error {
-	if err := p.op.acquire(ctx); err != nil {
+	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
 	}
-	defer p.op.release()
+	defer p.op.Release()
 	if p.view().Status.Phase != Removing {
 		if err := p.transition(func(s *PodStatus) { s.Phase = Removing }); err != nil {
 			return err
@@ -323,7 +271,7 @@ func (p *Pod) unmake(ctx context.Context) error {
 
 // Pod returns one pod by id or by the beginning of its id.
 func (m *Manager) Pod(id string) (PodView, error) {
-	p, err := m.podIndex.find(id)
+	p, err := m.podIndex.Find(id)
 	if err != nil {
 		return PodView{}, err
 	}
@@ -332,7 +280,7 @@ func (m *Manager) Pod(id string) (PodView, error) {
 
 // Pods returns all pods that are made; those being made or removed are not listed.
 func (m *Manager) Pods() (list []PodView) {
-	for _, p := range m.podIndex.all() {
+	for _, p := range m.podIndex.All() {
 		if v := p.view(); v.Status.Phase == Ready || v.Status.Phase == NotReady {
 			list = append(list, v)
 		}
@@ -359,7 +307,7 @@ type ExecRequest struct {
 // Exec runs a command in a running container and returns its exit code. The kind of
 // the error after Timeout is Deadline; the command is killed then.
 func (m *Manager) Exec(ctx context.Context, id string, r ExecRequest) (int, error) {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return 0, err
 	}

@@ -3,12 +3,13 @@ package pod
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/linux/signal"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -16,7 +17,7 @@ import (
 // to be started. A container of the same name that is being made, or was made and
 // not started, is the answer to a repeated call.
 func (m *Manager) Create(ctx context.Context, podID string, config *cri.ContainerConfig) (string, error) {
-	p, err := m.podIndex.find(podID)
+	p, err := m.podIndex.Find(podID)
 	if err != nil {
 		return "", err
 	}
@@ -30,14 +31,14 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 		}
 		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
 	}
-	return m.ctrIndex.fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config) })
+	return m.ctrIndex.Fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config) })
 }
 
 func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, error) {
-	if !p.gate.enter() {
+	if !p.gate.Enter() {
 		return "", errs.Precondition("cannot create a container in pod %s: it is not ready", p.id)
 	}
-	defer p.gate.leave()
+	defer p.gate.Leave()
 	ctx, cancel := context.WithTimeout(p.life, m.MakeTime)
 	defer cancel()
 	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())
@@ -54,11 +55,11 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 	}
 	c := m.newContainer(id, p, req, ContainerStatus{Phase: Creating, Boot: m.Boot})
 	c.op <- struct{}{}
-	defer c.op.release()
+	defer c.op.Release()
 	if err := m.ctrs.Create(id, req, c.status); err != nil {
 		return "", err
 	}
-	m.ctrIndex.add(c.name(), id, c)
+	m.ctrIndex.Add(c.name(), id, c)
 	undone, err := climb(ctx, m.ctrSteps, c)
 	if err == nil {
 		crashPoint("container", "created", "before-transition")
@@ -78,7 +79,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 
 // dropContainer forgets a container whose making failed, like dropPod.
 func (m *Manager) dropContainer(c *Container, undone bool) {
-	m.ctrIndex.freeName(c.name(), c.id)
+	m.ctrIndex.FreeName(c.name(), c.id)
 	if undone {
 		c.logErr("cannot forget a container that was undone", c.forget())
 		return
@@ -89,6 +90,10 @@ func (m *Manager) dropContainer(c *Container, undone bool) {
 
 func toRemoving(s *ContainerStatus) error { s.Phase = Removing; return nil }
 
+// maxFileName is the longest name of a file, in bytes, with room for what log
+// rotation adds.
+const maxFileName = 255 - len(".20060102-150405.gz")
+
 func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	name := config.GetMetadata().GetName()
 	if name == "" {
@@ -97,8 +102,11 @@ func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	if config.GetImage().GetImage() == "" {
 		return errs.Invalid("cannot create container %s: image.image is empty", name)
 	}
-	if l := config.GetLogPath(); l != "" && !filepath.IsLocal(l) {
-		return errs.Invalid("cannot create container %s: log_path %q leaves the pod's log directory", name, l)
+	if l := config.GetLogPath(); l != "" && (!filepath.IsLocal(l) || strings.ContainsRune(l, 0) || len(filepath.Base(l)) > maxFileName) {
+		return errs.Invalid("cannot create container %s: log_path %q is no file below the pod's log directory", name, l)
+	}
+	if s := config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && signal.Parse(signalName(s)) == 0 {
+		return errs.Invalid("cannot create container %s: stop_signal %s: Linux has no such signal", name, s)
 	}
 	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if o == nil {
@@ -123,8 +131,8 @@ func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (strin
 		rel = id + ".log"
 	}
 	path := filepath.Join(dir, rel)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("cannot make the log folder of container %s: %w", config.GetMetadata().GetName(), err)
+	if err := makeLogDir(filepath.Dir(path)); err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	return path, nil
 }
@@ -135,7 +143,7 @@ func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
 	if o.GetPid() != cri.NamespaceMode_TARGET {
 		return "", nil
 	}
-	t, err := m.ctrIndex.find(o.GetTargetId())
+	t, err := m.ctrIndex.Find(o.GetTargetId())
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("cannot find the target of the PID namespace: %w", err)
@@ -149,18 +157,18 @@ func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
 
 // Start lets the process of a created container go on to its program.
 func (m *Manager) Start(ctx context.Context, id string) error {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return err
 	}
-	if !c.pod.gate.enter() {
+	if !c.pod.gate.Enter() {
 		return errs.Precondition("cannot start container %s: its pod is not ready", c.id)
 	}
-	defer c.pod.gate.leave()
-	if err := c.op.acquire(ctx); err != nil {
+	defer c.pod.gate.Leave()
+	if err := c.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
-	defer c.op.release()
+	defer c.op.Release()
 	st := c.view().Status
 	if s := st.State(); st.Phase != Live || s != cri.ContainerState_CONTAINER_CREATED {
 		return errs.Precondition("cannot start container %s: it is %s, only a created container can be started", c.id, stateWord(s))
@@ -176,7 +184,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	began := time.Now() // before, or a quick program ends before it began
 	if err := h.Runtime.Start(ctx, c.id); err != nil {
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
-		c.cannotRun(ctx, h, err)
+		c.cannotRun(ctx, err)
 		return err
 	}
 	crashPoint("container", "started", "before-transition")
@@ -191,8 +199,8 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 
 // cannotRun records a container whose start failed as exited, with the reason, so
 // that the kubelet and its users see it; the process that waits is killed.
-func (c *Container) cannotRun(ctx context.Context, h *Handler, cause error) {
-	c.logErr("cannot kill a container that did not start", h.Runtime.Delete(ctx, c.id, true))
+func (c *Container) cannotRun(ctx context.Context, cause error) {
+	c.freeRuntime(ctx)
 	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
 }
 
@@ -212,7 +220,7 @@ func stateWord(s cri.ContainerState) string {
 // period. Absence is success. A call with a shorter grace period shortens one in
 // progress.
 func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -223,7 +231,7 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 
 // RemoveContainer kills a container if it runs and unmakes it. Absence is success.
 func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
@@ -236,11 +244,11 @@ func (c *Container) remove(ctx context.Context) error {
 	if err := c.stop(ctx, 0); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
-	if err := c.op.acquire(ctx); err != nil {
+	if err := c.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
-	defer c.op.release()
-	c.m.ctrIndex.freeName(c.name(), c.id)
+	defer c.op.Release()
+	c.m.ctrIndex.FreeName(c.name(), c.id)
 	if c.view().Status.Phase != Removing {
 		if err := c.transition(toRemoving); err != nil {
 			return err
@@ -258,7 +266,7 @@ func (c *Container) remove(ctx context.Context) error {
 // Container returns one container by id or by the beginning of its id; one that is
 // being made is not found.
 func (m *Manager) Container(id string) (ContainerView, error) {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return ContainerView{}, err
 	}
@@ -271,7 +279,7 @@ func (m *Manager) Container(id string) (ContainerView, error) {
 
 // Containers returns all containers that are made.
 func (m *Manager) Containers() (list []ContainerView) {
-	for _, c := range m.ctrIndex.all() {
+	for _, c := range m.ctrIndex.All() {
 		if v := c.view(); v.Status.Phase == Live {
 			list = append(list, v)
 		}
@@ -281,7 +289,7 @@ func (m *Manager) Containers() (list []ContainerView) {
 
 // ReopenLog makes the monitor open the log file anew, after a rotation.
 func (m *Manager) ReopenLog(ctx context.Context, id string) error {
-	c, err := m.ctrIndex.find(id)
+	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return err
 	}

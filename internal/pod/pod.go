@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/flight"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -18,10 +19,10 @@ type Pod struct {
 
 	// gate lets creates and starts in while the pod is ready; a stop closes it and
 	// cancels life, so that what is being made gives up.
-	gate gate
+	gate flight.Gate
 	life context.Context
 	end  context.CancelFunc
-	op   lock // lifecycle: climb, stop, remove
+	op   flight.Lock // lifecycle: climb, stop, remove
 
 	mu     sync.Mutex // guards what follows
 	status PodStatus
@@ -29,10 +30,10 @@ type Pod struct {
 }
 
 func (m *Manager) newPod(id string, req PodRequest, st PodStatus) *Pod {
-	p := &Pod{m: m, id: id, req: req, status: st, op: newLock()}
+	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock()}
 	p.life, p.end = context.WithCancel(m.ctx)
 	if st.Phase != Creating && st.Phase != Ready {
-		p.gate.closed = true
+		p.gate.CloseNow()
 		p.end()
 	}
 	return p
@@ -100,14 +101,14 @@ func (p *Pod) forget() error {
 		return err
 	}
 	p.gone = true
-	p.m.podIndex.remove(p.name(), p.id)
+	p.m.podIndex.Remove(p.name(), p.id)
 	p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now()})
 	return nil
 }
 
 // containers returns the pod's containers.
 func (p *Pod) containers() (list []*Container) {
-	for _, c := range p.m.ctrIndex.all() {
+	for _, c := range p.m.ctrIndex.All() {
 		if c.req.Pod == p.id {
 			list = append(list, c)
 		}

@@ -32,14 +32,14 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.load(); err != nil {
 		return err
 	}
-	all := m.ctrIndex.all()
+	all := m.ctrIndex.All()
 	m.each(len(all), func(i int) { all[i].recover(ctx) })
-	pods := m.podIndex.all()
+	pods := m.podIndex.All()
 	m.each(len(pods), func(i int) { pods[i].recover(ctx) })
 	m.sweepOrphans(ctx)
 	m.wg.Go(m.sweeper)
 	m.sweepSoon()
-	m.Log.Info("recovered", "pods", len(m.podIndex.all()), "containers", len(m.ctrIndex.all()))
+	m.Log.Info("recovered", "pods", len(m.podIndex.All()), "containers", len(m.ctrIndex.All()))
 	return nil
 }
 
@@ -67,25 +67,25 @@ func (m *Manager) load() error {
 		return err
 	}
 	for _, err := range append(badPods, badCtrs...) {
-		m.Log.Error("a record cannot be used; it is set aside in the quarantine folder", "err", err)
+		m.Log.Error("a record cannot be used", "err", err)
 	}
 	for _, r := range pods {
 		p := m.newPod(r.ID, r.Request, r.Status)
-		m.podIndex.add(p.name(), p.id, p)
+		m.podIndex.Add(p.name(), p.id, p)
 		if r.Status.Phase == Removing {
-			m.podIndex.freeName(p.name(), p.id)
+			m.podIndex.FreeName(p.name(), p.id)
 		}
 	}
 	for _, r := range ctrs {
-		p, err := m.podIndex.find(r.Request.Pod)
+		p, err := m.podIndex.Find(r.Request.Pod)
 		if err != nil { // its pod's record is lost: a pod that only serves to unmake it
 			p = m.newPod(r.Request.Pod, PodRequest{Handler: r.Request.Handler}, PodStatus{Phase: Removing})
 			r.Status.Phase = Removing
 		}
 		c := m.newContainer(r.ID, p, r.Request, r.Status)
-		m.ctrIndex.add(c.name(), c.id, c)
+		m.ctrIndex.Add(c.name(), c.id, c)
 		if r.Status.Phase == Removing {
-			m.ctrIndex.freeName(c.name(), c.id)
+			m.ctrIndex.FreeName(c.name(), c.id)
 		}
 	}
 	return nil
@@ -96,7 +96,7 @@ func (c *Container) recover(ctx context.Context) {
 	switch {
 	case st.Phase != Live:
 		c.op <- struct{}{}
-		defer c.op.release()
+		defer c.op.Release()
 		undone := descend(ctx, c.m.ctrSteps, c)
 		c.logErr("cannot unmake a half-made container", undone)
 		c.m.dropContainer(c, undone == nil)
@@ -134,7 +134,7 @@ func (p *Pod) recover(ctx context.Context) {
 			p.logErr(c.remove(ctx))
 		}
 		p.op <- struct{}{}
-		defer p.op.release()
+		defer p.op.Release()
 		undone := descend(ctx, p.m.podSteps, p)
 		p.logErr(undone)
 		p.m.dropPod(p, undone == nil)
@@ -150,7 +150,7 @@ func (p *Pod) recover(ctx context.Context) {
 // becomeNotReady gives back what a pod that cannot go on holds of the network.
 func (p *Pod) becomeNotReady(ctx context.Context, why string) {
 	p.m.Log.Warn("a pod cannot go on", "pod", p.id, "why", why)
-	p.gate.closeNow()
+	p.gate.CloseNow()
 	p.end()
 	p.logErr(descend(ctx, p.m.stepsNamed("network", "infra"), p))
 	p.logErr(p.transition(func(s *PodStatus) { s.Phase, s.IPs = NotReady, nil }))
@@ -169,18 +169,18 @@ func (p *Pod) intact(st PodStatus) bool {
 // sweepOrphans removes what bears our mark and has no record: it was quarantined,
 // or its record was lost with the power.
 func (m *Manager) sweepOrphans(ctx context.Context) {
-	m.orphanFolders(ctx, "containers", func(id string) bool { _, err := m.ctrIndex.find(id); return err == nil }, m.unmakeContainerFolder)
-	m.orphanFolders(ctx, "pods", func(id string) bool { _, err := m.podIndex.find(id); return err == nil }, m.unmakePodFolder)
+	m.orphanFolders(ctx, "containers", m.ctrs.Has, m.unmakeContainerFolder)
+	m.orphanFolders(ctx, "pods", m.pods.Has, m.unmakePodFolder)
 	leases, err := m.Rootfs.Leases(ctx)
 	for _, id := range leases {
-		if _, e := m.ctrIndex.find(id); e != nil {
+		if !m.ctrs.Has(id) {
 			err = errors.Join(err, m.Rootfs.Unmount(ctx, id), m.Rootfs.Release(ctx, id))
 		}
 	}
 	var valid []string
-	for _, p := range m.podIndex.all() {
-		if p.view().Status.Attached {
-			valid = append(valid, p.id)
+	for _, id := range m.pods.IDs() { // one of a newer version is not in the index
+		if p, e := m.podIndex.Find(id); e != nil || p.view().Status.Attached {
+			valid = append(valid, id)
 		}
 	}
 	debts, _, e := m.debts.All()
@@ -216,7 +216,10 @@ func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(dir), m.removeExit(id))
+	if path, ours, e := m.Cgroups.ParentPath("", id); e == nil && ours {
+		err = m.Cgroups.Remove(ctx, path)
+	}
+	return errors.Join(err, os.RemoveAll(dir), m.removeExit(id))
 }
 
 // endStray ends a container of which only the bundle is known, in whichever runtime
@@ -277,12 +280,12 @@ func (m *Manager) sweep(ctx context.Context) (owed int) {
 			m.Log.Warn("still owed: "+what, "id", id, "err", err)
 		}
 	}
-	for _, c := range m.ctrIndex.all() {
+	for _, c := range m.ctrIndex.All() {
 		if c.view().Status.Phase == Removing {
 			note("the removal of a container", c.id, c.remove(ctx))
 		}
 	}
-	for _, p := range m.podIndex.all() {
+	for _, p := range m.podIndex.All() {
 		switch v := p.view(); {
 		case v.Status.Phase == Removing:
 			note("the removal of a pod", p.id, p.unmake(ctx))
@@ -299,10 +302,10 @@ func (m *Manager) sweep(ctx context.Context) (owed int) {
 }
 
 func (p *Pod) retryNetwork(ctx context.Context) error {
-	if err := p.op.acquire(ctx); err != nil {
+	if err := p.op.Acquire(ctx); err != nil {
 		return err
 	}
-	defer p.op.release()
+	defer p.op.Release()
 	if err := p.detach(ctx, p.view()); err != nil {
 		return err
 	}

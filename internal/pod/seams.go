@@ -135,6 +135,8 @@ type Specs interface {
 	Container(context.Context, SpecRequest) (*specs.Spec, *User, error)
 	// Infra is the spec of the process that holds a shared PID namespace.
 	Infra(context.Context, SpecRequest) (*specs.Spec, error)
+	// Check refuses resources that cannot be meant; nil is fine.
+	Check(*cri.LinuxContainerResources) error
 	// Limits turns the CRI's resources into the spec's.
 	Limits(...*cri.LinuxContainerResources) *specs.LinuxResources
 }

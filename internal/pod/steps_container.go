@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
@@ -86,7 +87,7 @@ func (c *Container) bundleUp(ctx context.Context) error {
 // the host's.
 func (c *Container) pidNamespace() (string, error) {
 	if c.req.Target != "" {
-		t, err := c.m.ctrIndex.find(c.req.Target)
+		t, err := c.m.ctrIndex.Find(c.req.Target)
 		if err != nil {
 			return "", err
 		}
@@ -110,6 +111,9 @@ func (r *ContainerRequest) sharesPID() bool {
 }
 
 func (c *Container) bundleDown(context.Context) error {
+	if p := c.m.findMonitor(c.bundle()); p != nil { // the next try must find it too
+		return fmt.Errorf("it is used by the monitor, process %d", p.Monitor.Pid)
+	}
 	return errors.Join(os.RemoveAll(c.bundle()), c.m.removeExit(c.id))
 }
 
@@ -156,6 +160,8 @@ func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*Process, 
 
 func (c *Container) processDown(ctx context.Context) error {
 	p := c.view().Status.Process
+	c.freeing.Lock()
+	defer c.freeing.Unlock()
 	return c.m.endProcess(ctx, c.req.Handler, c.id, c.bundle(), p)
 }
 
@@ -166,21 +172,39 @@ func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p 
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if p == nil {
+		return m.endUnrecorded(ctx, h, id, bundle)
+	}
 	if err := h.Runtime.Delete(ctx, id, true); err != nil {
 		return err
 	}
-	if p == nil {
-		p = m.findMonitor(bundle)
-	}
-	if p == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, killTime)
-	defer cancel()
 	if err := m.Monitors.Wait(ctx, p.Monitor); err != nil {
 		return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
 	}
 	return nil
+}
+
+// endUnrecorded ends what was started and not recorded. The runtime may be about to
+// create it at this very moment: as long as a monitor is there, absence is not the
+// end.
+func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle string) error {
+	for {
+		if err := h.Runtime.Delete(ctx, id, true); err != nil {
+			return err
+		}
+		p := m.findMonitor(bundle)
+		if p == nil {
+			return nil
+		}
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		m.Monitors.Wait(short, p.Monitor)
+		cancel()
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
+		}
+	}
 }
 
 // findMonitor looks for a monitor that was started but not recorded, by the pid
@@ -233,7 +257,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 	if err := oci.WriteBundle(p.infraBundle(), spec); err != nil {
 		return err
 	}
-	s := p.m.spawn(h, p.infraID(), p.infraBundle(), "none")
+	s := p.m.spawn(h, p.infraID(), p.infraBundle(), "")
 	s.Name = "infra"
 	proc, err := p.m.startMonitor(ctx, s)
 	if err != nil {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/cni"
@@ -15,7 +15,9 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,8 +50,8 @@ func (p *Pod) filesUp(_ context.Context) error {
 		return err
 	}
 	if d := config.GetLogDirectory(); d != "" {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("cannot make the pod's log folder: %w", err)
+		if err := makeLogDir(d); err != nil {
+			return err
 		}
 	}
 	resolv, err := resolvConf(config.GetDnsConfig())
@@ -71,10 +73,25 @@ func (p *Pod) filesUp(_ context.Context) error {
 }
 
 func (p *Pod) filesDown(context.Context) error {
-	if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
-		return err
+	if !p.req.HostIPC() {
+		if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
+			return err
+		}
 	}
 	return os.RemoveAll(p.runDir())
+}
+
+// makeLogDir makes a folder that a request names.
+func makeLogDir(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("cannot make the log folder %s: %w", dir, err)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) || errors.Is(err, unix.ELOOP) {
+		return errs.With(errs.KindInvalid, err)
+	}
+	return err
 }
 
 // rootIDs is the host's view of the pod's root user.
@@ -113,44 +130,19 @@ func (p *Pod) hosts(ips []string) string {
 			return string(data)
 		}
 	}
-	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
-	for _, ip := range ips {
-		fmt.Fprintf(&b, "%s\t%s\n", ip, p.hostname())
-	}
-	return b.String()
+	return spec.Hosts(p.hostname(), ips)
 }
 
-// resolvConf renders a pod's DNS configuration; without one it is the host's.
+// resolvConf is the pod's DNS configuration; without one it is the host's.
 func resolvConf(dns *cri.DNSConfig) (string, error) {
-	if len(dns.GetServers())+len(dns.GetSearches())+len(dns.GetOptions()) == 0 {
-		data, err := os.ReadFile("/etc/resolv.conf")
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", nil
-		}
-		return string(data), err
+	if text, err := spec.ResolvConf(dns); text != "" || err != nil {
+		return text, err
 	}
-	var b strings.Builder
-	for _, line := range []struct {
-		word   string
-		values []string
-		each   bool
-	}{
-		{"search", dns.GetSearches(), false}, {"nameserver", dns.GetServers(), true}, {"options", dns.GetOptions(), false},
-	} {
-		for _, v := range line.values {
-			if v == "" || strings.ContainsAny(v, " \t\n\r\x00") {
-				return "", errs.Invalid("cannot write resolv.conf: dns_config has the %s %q; one word is needed", line.word, v)
-			}
-			if line.each {
-				fmt.Fprintf(&b, "%s %s\n", line.word, v)
-			}
-		}
-		if !line.each && len(line.values) > 0 {
-			fmt.Fprintf(&b, "%s %s\n", line.word, strings.Join(line.values, " "))
-		}
+	data, err := os.ReadFile("/etc/resolv.conf")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
 	}
-	return b.String(), nil
+	return string(data), err
 }
 
 func (p *Pod) cgroupUp(ctx context.Context) error {
@@ -183,7 +175,17 @@ func (p *Pod) kinds() (list []namespace.Kind) {
 	return list
 }
 
-func (p *Pod) checkSysctls() error {
+// check refuses what a step would refuse, before anything is made.
+func (p *Pod) check() error {
+	if err := p.m.Specs.Check(p.req.Config.GetLinux().GetResources()); err != nil {
+		return err
+	}
+	if _, err := resolvConf(p.req.Config.GetDnsConfig()); err != nil {
+		return err
+	}
+	if _, err := p.networkRequest(); err != nil && !p.req.HostNetwork() {
+		return err
+	}
 	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.kinds())
 }
 
@@ -234,10 +236,10 @@ func (p *Pod) networkRequest() (cni.Request, error) {
 		Annotations: c.GetAnnotations(), CgroupPath: p.req.Cgroup,
 	}
 	var err error
-	if r.IngressBPS, err = bandwidth(c.GetAnnotations(), "kubernetes.io/ingress-bandwidth"); err != nil {
+	if r.IngressBPS, err = spec.Bandwidth(c.GetAnnotations(), "kubernetes.io/ingress-bandwidth"); err != nil {
 		return r, err
 	}
-	if r.EgressBPS, err = bandwidth(c.GetAnnotations(), "kubernetes.io/egress-bandwidth"); err != nil {
+	if r.EgressBPS, err = spec.Bandwidth(c.GetAnnotations(), "kubernetes.io/egress-bandwidth"); err != nil {
 		return r, err
 	}
 	if p.m.DisableHostPorts {
@@ -252,33 +254,15 @@ func (p *Pod) networkRequest() (cni.Request, error) {
 				return r, errs.Invalid("cannot map host port %d to container port %d: ports are 1 to 65535", m.GetHostPort(), m.GetContainerPort())
 			}
 		}
+		if ip := m.GetHostIp(); ip != "" {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				return r, errs.Invalid("cannot map host port %d: host_ip %q is no address", m.GetHostPort(), ip)
+			}
+		}
 		r.Ports = append(r.Ports, cni.Port{HostIP: m.GetHostIp(), HostPort: int(m.GetHostPort()),
 			ContainerPort: int(m.GetContainerPort()), Protocol: strings.ToLower(m.GetProtocol().String())})
 	}
 	return r, nil
-}
-
-// bandwidth reads an annotation of Kubernetes: a quantity of bits per second.
-func bandwidth(annotations map[string]string, key string) (uint64, error) {
-	text := annotations[key]
-	if text == "" {
-		return 0, nil
-	}
-	number, factor := text, uint64(1)
-	for _, unit := range []struct {
-		suffix string
-		factor uint64
-	}{{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}} {
-		if n, ok := strings.CutSuffix(text, unit.suffix); ok {
-			number, factor = n, unit.factor
-			break
-		}
-	}
-	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || v <= 0 || v*float64(factor) > 1e15 || v*float64(factor) < 1e3 {
-		return 0, errs.Invalid("annotation %s = %q: a quantity of bits per second from 1k to 1P is needed, for example 10M", key, text)
-	}
-	return uint64(v * float64(factor)), nil
 }
 
 func (p *Pod) networkUp(ctx context.Context) error {

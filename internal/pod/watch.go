@@ -32,8 +32,18 @@ func (c *Container) watch() {
 		return
 	}
 	c.m.wg.Go(func() {
-		if c.m.Monitors.Wait(c.m.ctx, p.Monitor) == nil {
+		if c.m.Monitors.Wait(c.m.ctx, p.Monitor) != nil {
+			return
+		}
+		for wait := time.Second; ; wait = min(2*wait, sweepMost) { // a full disk must not hide the exit for ever
 			c.settle(c.m.ctx)
+			select {
+			case <-c.exited:
+				return
+			case <-c.m.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
 		}
 	})
 }
@@ -57,22 +67,22 @@ func (c *Container) settle(ctx context.Context) {
 			reason = reasonOOM
 		}
 		c.logErr("cannot record an exit", c.finish(exit.At, code, reason, ""))
+		c.freeRuntime(ctx)
 	}
-	c.freeRuntime(ctx)
 }
 
 // endUnseen kills what is left of a container that nobody watches and records that
 // its code is unknown.
 func (c *Container) endUnseen(ctx context.Context, reason, message string) {
-	if h, err := c.m.Handlers.Handler(c.req.Handler); err == nil {
-		c.logErr("cannot kill a container without a monitor", h.Runtime.Delete(ctx, c.id, true))
-	}
+	c.freeRuntime(ctx)
 	c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reason, message))
 }
 
 // freeRuntime gives the cgroup and the runtime's state back as soon as the process
 // is gone, not only when the container is removed.
 func (c *Container) freeRuntime(ctx context.Context) {
+	c.freeing.Lock()
+	defer c.freeing.Unlock()
 	if h, err := c.m.Handlers.Handler(c.req.Handler); err == nil {
 		c.logErr("cannot free the runtime state of a container", h.Runtime.Delete(ctx, c.id, true))
 	}
@@ -91,12 +101,12 @@ func (p *Pod) watchInfra() {
 		return
 	}
 	p.m.wg.Go(func() {
-		if p.m.Monitors.Wait(p.m.ctx, infra.Monitor) != nil {
+		if p.m.Monitors.Wait(p.m.ctx, infra.Monitor) != nil || p.life.Err() != nil { // asked for
 			return
 		}
 		if v := p.view(); v.Status.Phase == Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
 			p.m.Log.Error("the infra process of a pod ended; its shared PID namespace is gone", "pod", p.id)
-			p.gate.closeNow()
+			p.gate.CloseNow()
 			p.end()
 			p.logErr(p.transition(func(s *PodStatus) { s.Phase = NotReady }))
 		}

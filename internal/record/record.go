@@ -131,11 +131,28 @@ func (s *Store[R, S]) All() (all []Record[R, S], bad []error, err error) {
 			continue
 		}
 		if !errors.Is(err, errNewer) {
-			err = errors.Join(err, s.setAside(e.Name()))
+			err = errors.Join(fmt.Errorf("%w; it is set aside in %s", err, s.quarantine), s.setAside(e.Name()))
 		}
 		bad = append(bad, err)
 	}
 	return all, bad, nil
+}
+
+// IDs lists the objects that have a record, of whatever version.
+func (s *Store[R, S]) IDs() (ids []string) {
+	entries, _ := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if ident.Valid(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids
+}
+
+// Has tells whether an object has a record, of whatever version.
+func (s *Store[R, S]) Has(id string) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, id))
+	return ident.Valid(id) && err == nil
 }
 
 func (s *Store[R, S]) setAside(name string) error {

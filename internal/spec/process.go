@@ -52,6 +52,11 @@ func (b *builder) args() ([]string, error) {
 	if len(all) == 0 {
 		return nil, errs.Invalid("container %s: there is nothing to run: neither the request nor the image has a command", c.GetMetadata().GetName())
 	}
+	for _, a := range all {
+		if strings.ContainsRune(a, 0) {
+			return nil, errs.Invalid("container %s: the command has a null byte in %q", c.GetMetadata().GetName(), a)
+		}
+	}
 	return all, nil
 }
 

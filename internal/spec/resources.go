@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -11,7 +12,7 @@ import (
 
 func (b *builder) resources() error {
 	r := b.in.Config.GetLinux().GetResources()
-	if err := checkResources(r); err != nil {
+	if err := CheckResources(r); err != nil {
 		return err
 	}
 	score := int(r.GetOomScoreAdj())
@@ -26,7 +27,8 @@ func (b *builder) resources() error {
 	return nil
 }
 
-func checkResources(r *cri.LinuxContainerResources) error {
+// CheckResources refuses limits that cannot be meant; nil is fine.
+func CheckResources(r *cri.LinuxContainerResources) error {
 	mem, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	switch {
 	case mem < 0:
@@ -37,6 +39,11 @@ func checkResources(r *cri.LinuxContainerResources) error {
 		return errs.Invalid("oom_score_adj %d: -1000 to 1000 are allowed", r.GetOomScoreAdj())
 	case r.GetCpuPeriod() < 0 || r.GetCpuShares() < 0:
 		return errs.Invalid("cpu_period %d, cpu_shares %d: they cannot be negative", r.GetCpuPeriod(), r.GetCpuShares())
+	}
+	for _, l := range []struct{ key, list string }{{"cpuset_cpus", r.GetCpusetCpus()}, {"cpuset_mems", r.GetCpusetMems()}} {
+		if strings.Trim(l.list, "0123456789-,") != "" {
+			return errs.Invalid("%s %q: write a list such as 0-3,8", l.key, l.list)
+		}
 	}
 	return nil
 }

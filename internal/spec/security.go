@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -69,6 +70,16 @@ func capNames(names []string) (out []string) {
 
 // security sets masked and read-only paths, AppArmor and SELinux.
 func (b *builder) security() error {
+	for _, l := range []struct {
+		key   string
+		paths []string
+	}{{"masked_paths", b.sc.GetMaskedPaths()}, {"readonly_paths", b.sc.GetReadonlyPaths()}} {
+		for _, p := range l.paths {
+			if !path.IsAbs(p) {
+				return errs.Invalid("%s: %q is not an absolute path", l.key, p)
+			}
+		}
+	}
 	if !b.sc.GetPrivileged() {
 		b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}

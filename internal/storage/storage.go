@@ -62,6 +62,11 @@ func Open(o Options) (*Store, error) {
 	if o.Driver == "overlay" && !has(driverOptions, "overlay.sync=") {
 		driverOptions = append([]string{"overlay.sync=filesystem"}, driverOptions...)
 	}
+	// The library would make it passable for root alone; users of user namespaces
+	// must get through to their own layers.
+	if err := os.MkdirAll(o.Root, 0o711); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of the image store, %s (driver %s): %w", o.Root, o.Driver, err)
+	}
 	s, err := storage.GetStore(types.StoreOptions{
 		GraphRoot: o.Root, RunRoot: o.RunRoot, ImageStore: o.ImageStore,
 		GraphDriverName: o.Driver, GraphDriverOptions: driverOptions,
@@ -109,10 +114,11 @@ type Lease struct {
 }
 
 // Lease makes the writable layer of a container over an image, or finds the one
-// that is there. The kind of the error is NotFound if the image is absent.
+// that is there. The kind of the error is NotFound if the image is absent, and
+// AlreadyExists if another program has a container of this id.
 func (s *Store) Lease(_ context.Context, l Lease) error {
-	if _, err := s.store.Container(l.ID); err == nil {
-		return nil
+	if there, err := s.ownLease(l.ID); there || err != nil {
+		return err
 	}
 	meta, err := json.Marshal(mark{Owner: owner, Pod: l.Pod})
 	if err != nil {
@@ -132,6 +138,21 @@ func (s *Store) Lease(_ context.Context, l Lease) error {
 		return fmt.Errorf("cannot make a layer over image %s: %w", l.Image, kind(err))
 	}
 	return nil
+}
+
+// ownLease tells whether a lease is there. A container of another program under its
+// id is an error.
+func (s *Store) ownLease(id string) (bool, error) {
+	c, err := s.store.Container(id)
+	switch {
+	case errors.Is(err, storage.ErrContainerUnknown):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("cannot look up the layer of %s: %w", id, err)
+	case c.ID != id || !ours(c.Metadata):
+		return false, errs.Errorf(errs.KindAlreadyExists, "cannot use the layer of %s: another program made it", id)
+	}
+	return true, nil
 }
 
 func idMap(list []specs.LinuxIDMapping) (m []idtools.IDMap) {
@@ -154,10 +175,10 @@ func kind(err error) error {
 
 // Mount mounts a lease, unless it is mounted, and returns its folder.
 func (s *Store) Mount(_ context.Context, id string) (string, error) {
-	if path, err := s.mounted(id); err != nil || path != "" {
-		return path, err
+	path, err := s.mounted(id)
+	if err == nil && path == "" {
+		path, err = s.store.Mount(id, "")
 	}
-	path, err := s.store.Mount(id, "")
 	if err != nil {
 		return "", fmt.Errorf("cannot mount the root file system of %s: %w", id, kind(err))
 	}
@@ -165,19 +186,42 @@ func (s *Store) Mount(_ context.Context, id string) (string, error) {
 }
 
 // letThrough lets the root user of a lease's user namespace, and nobody else, pass
-// the layer's private folder: the runtime works as that user.
+// the layer's private folder: the runtime works as that user. The folders above must
+// let everybody pass; the store's own is made to, others are the operator's.
 func (s *Store) letThrough(id, path string) error {
 	c, err := s.store.Container(id)
-	if err != nil || len(c.GIDMap) == 0 || s.opts.Driver != "overlay" {
+	if err != nil || len(c.GIDMap) == 0 || s.Driver() != "overlay" {
 		return kind(err)
 	}
 	for _, m := range c.GIDMap {
 		if m.ContainerID == 0 && m.HostID != 0 {
 			dir := filepath.Dir(path)
-			return errors.Join(os.Chown(dir, 0, m.HostID), os.Chmod(dir, 0o710))
+			return errors.Join(os.Chown(dir, 0, m.HostID), os.Chmod(dir, 0o710), s.openAbove(filepath.Dir(dir)))
 		}
 	}
 	return nil
+}
+
+// openAbove checks that everybody can pass a folder and all those above it.
+func (s *Store) openAbove(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		switch {
+		case st.Mode()&0o001 != 0:
+		case dir == s.store.GraphRoot():
+			if err := os.Chmod(dir, st.Mode().Perm()|0o011); err != nil {
+				return err
+			}
+		default:
+			return errs.Precondition("cannot use a user namespace: its users cannot pass %s to their root file system; chmod o+x it", dir)
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
 }
 
 // mounted returns where a lease is mounted, "" if it is not.
@@ -196,8 +240,11 @@ func (s *Store) mounted(id string) (string, error) {
 	return l.MountPoint, nil
 }
 
-// Unmount undoes Mount; absence is success.
+// Unmount undoes Mount; absence is success. Only our own are unmounted.
 func (s *Store) Unmount(_ context.Context, id string) error {
+	if there, err := s.ownLease(id); !there || err != nil {
+		return err
+	}
 	for {
 		still, err := s.store.Unmount(id, true)
 		switch {
@@ -213,16 +260,10 @@ func (s *Store) Unmount(_ context.Context, id string) error {
 
 // Release deletes a lease; absence is success. Only our own are deleted.
 func (s *Store) Release(_ context.Context, id string) error {
-	c, err := s.store.Container(id)
-	if errors.Is(err, storage.ErrContainerUnknown) {
-		return nil
-	} else if err != nil {
+	if there, err := s.ownLease(id); !there || err != nil {
 		return err
 	}
-	if !ours(c.Metadata) {
-		return errs.Precondition("cannot delete the layer of %s: another program made it", id)
-	}
-	if err := s.store.DeleteContainer(c.ID); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+	if err := s.store.DeleteContainer(id); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
 		return fmt.Errorf("cannot delete the layer of %s: %w", id, err)
 	}
 	return nil
@@ -247,7 +288,8 @@ func (s *Store) Leases(context.Context) (ids []string, err error) {
 	return ids, nil
 }
 
-// Users returns the ids of our leases that stand on an image.
+// Users returns the ids of the containers of the store that stand on an image, those
+// of other programs included.
 func (s *Store) Users(image string) (ids []string, err error) {
 	list, err := s.store.Containers()
 	for _, c := range list {

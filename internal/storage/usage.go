@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 
@@ -40,13 +39,12 @@ func (s *Store) Usage() (images, containers Usage, err error) {
 		if writable[id] {
 			total = &containers
 		}
-		u, e := s.layerUsage(id, !writable[id])
-		err = errors.Join(err, e)
+		u := s.layerUsage(id, !writable[id])
 		total.Bytes += u.Bytes
 		total.Inodes += u.Inodes
 	}
 	s.forget(layers)
-	return images, containers, err
+	return images, containers, nil
 }
 
 // ContainerUsage tells what one lease's writable layer takes.
@@ -55,29 +53,31 @@ func (s *Store) ContainerUsage(id string) (Usage, error) {
 	if err != nil {
 		return Usage{}, kind(err)
 	}
-	return s.layerUsage(c.LayerID, false)
+	return s.layerUsage(c.LayerID, false), nil
 }
 
-func (s *Store) layerUsage(id string, keep bool) (Usage, error) {
+func (s *Store) layerUsage(id string, keep bool) Usage {
 	s.mu.Lock()
 	u, ok := s.sizes[id]
 	s.mu.Unlock()
 	if ok && keep {
-		return u, nil
+		return u
 	}
-	u = Usage{}
-	err := walk(s.layerDir(id), map[uint64]bool{}, &u)
-	if keep && err == nil {
+	u = measure(s.layerDir(id))
+	if keep {
 		s.mu.Lock()
 		s.sizes[id] = u
 		s.mu.Unlock()
 	}
-	return u, err
+	return u
 }
 
 // layerDir is where the driver keeps the files of a layer itself.
 func (s *Store) layerDir(id string) string {
 	for _, root := range []string{s.opts.Root, s.opts.ImageStore} {
+		if root == "" {
+			continue
+		}
 		dir := filepath.Join(root, s.Driver(), id, "diff")
 		if s.Driver() == "vfs" {
 			dir = filepath.Join(root, "vfs", "dir", id)
@@ -89,35 +89,52 @@ func (s *Store) layerDir(id string) string {
 	return ""
 }
 
-// walk adds up a folder. Hard links count once; what vanishes meanwhile counts
-// nothing.
-func walk(dir string, seen map[uint64]bool, u *Usage) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
+// maxDepth bounds the walk, which holds one open file per level: a container can
+// nest folders without end. What is deeper is not counted.
+const maxDepth = 256
+
+// measure adds up a folder. Hard links count once; what vanishes meanwhile and what
+// cannot be read count nothing: a container must not be able to spoil the sum. For
+// the same reason no symbolic link is followed.
+func measure(dir string) (u Usage) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		walk(os.NewFile(uintptr(fd), dir), map[uint64]bool{}, &u, maxDepth)
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) != nil {
-			continue
+	return u
+}
+
+// walk adds up an open folder and closes it.
+func walk(dir *os.File, seen map[uint64]bool, u *Usage, depth int) {
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1024)
+		if err != nil {
+			return
 		}
-		if e.IsDir() {
-			if err := walk(path, seen, u); err != nil {
-				return err
-			}
-		} else if st.Nlink > 1 {
-			if seen[st.Ino] {
+		for _, name := range names {
+			var st unix.Stat_t
+			if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 				continue
 			}
-			seen[st.Ino] = true
+			isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+			if !isDir && st.Nlink > 1 {
+				if seen[st.Ino] {
+					continue
+				}
+				seen[st.Ino] = true
+			}
+			u.Bytes += uint64(st.Blocks) * 512
+			u.Inodes++
+			if !isDir || depth == 0 {
+				continue
+			}
+			fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err == nil {
+				walk(os.NewFile(uintptr(fd), name), seen, u, depth-1)
+			}
 		}
-		u.Bytes += uint64(st.Blocks) * 512
-		u.Inodes++
 	}
-	return nil
 }
 
 // forget drops the sizes of layers that are gone.

@@ -31,6 +31,8 @@ import (
 type Plugin struct {
 	// Name is the type by which configurations name the plugin.
 	Name string
+	// About says in a few words what it does.
+	About string
 	// Since is the oldest configuration version that it understands, "" for all.
 	Since string
 

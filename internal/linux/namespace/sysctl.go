@@ -1,10 +1,12 @@
 package namespace
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/monocrio/monocrio/internal/errs"
 )
@@ -83,6 +85,9 @@ func writeSysctls(m map[string]string) error {
 		if err == nil {
 			_, err = f.WriteString(m[name])
 			f.Close()
+		}
+		if errors.Is(err, syscall.EINVAL) {
+			return errs.Invalid("cannot set sysctl %q to %q: the kernel refuses the value", name, m[name])
 		}
 		if err != nil {
 			return fmt.Errorf("cannot set sysctl %q to %q: %w", name, m[name], err)

@@ -10,6 +10,7 @@ import (
 // the status of the process.
 func (m *monitor) finish() int {
 	if m.madeContainer {
+		m.oom.check(m) // at once: the cgroup may be removed by others
 		m.pump(&m.stdout, endRounds)
 		m.pump(&m.stderr, endRounds)
 		m.log.finish(&m.stdout)

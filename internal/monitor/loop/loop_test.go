@@ -3,6 +3,7 @@ package loop
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -253,7 +254,7 @@ func TestOOMVersion2(t *testing.T) {
 	if err := w.watchV2(); err != nil {
 		t.Fatal(err)
 	}
-	w.base, _ = w.count(m.in)
+	w.base, _ = w.count(events, m.in)
 	mark := filepath.Join(dir, contract.OOMFile)
 	write("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n")
 	w.event(m)
@@ -264,6 +265,42 @@ func TestOOMVersion2(t *testing.T) {
 	w.event(m)
 	if _, err := os.Stat(mark); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOOMVersion2Removed: the cgroup is gone before anybody reads its counter; the
+// parent has counted, but only a change of our own file makes that kill ours.
+func TestOOMVersion2Removed(t *testing.T) {
+	for _, ours := range []bool{true, false} {
+		dir := t.TempDir()
+		events, above := filepath.Join(dir, "pod", "ctr", memoryEvents), filepath.Join(dir, "pod", memoryEvents)
+		if err := os.MkdirAll(filepath.Dir(events), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write := func(path string, kills int) {
+			if err := os.WriteFile(path, fmt.Appendf(nil, "oom %d\noom_kill %d\n", kills, kills), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(events, 0)
+		write(above, 3)
+		m := &monitor{o: &Options{Bundle: dir}, syslog: -1, in: make([]byte, inSize)}
+		w := &oomWatch{fd: -1, v2: true, counter: events, above: above}
+		w.aboveWas, _ = w.count(above, m.in)
+		if err := w.watchV2(); err != nil {
+			t.Fatal(err)
+		}
+		if ours {
+			write(events, 1)
+		}
+		write(above, 4)
+		if err := os.RemoveAll(filepath.Dir(events)); err != nil {
+			t.Fatal(err)
+		}
+		w.check(m)
+		if _, err := os.Stat(filepath.Join(dir, contract.OOMFile)); (err == nil) != ours {
+			t.Errorf("our file changed: %v; mark: %v", ours, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"syscall"
+	"unsafe"
 
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
@@ -11,11 +12,18 @@ import (
 // memory.events. In both the file has a counter; what is beyond its first value is
 // ours. It is read once more at the end, because events and the container's exit
 // race.
+//
+// systemd removes the cgroup of a container as soon as it is empty, perhaps before
+// we come to read. Version 2 counts in the parent as well: if our file has changed
+// and then gone, and the parent's counter has grown, it was ours.
 type oomWatch struct {
 	fd       int // eventfd or inotify, readable on news; -1: none
 	v2       bool
 	counter  string // path of the file with the counter
 	base     int
+	above    string // version 2: the parent's file
+	aboveWas int
+	changed  bool // version 2: our file has changed at least once
 	reported bool
 }
 
@@ -40,7 +48,11 @@ func (w *oomWatch) watch(m *monitor, pid int) {
 		m.note(levelWarn, cannot("watch for lacking memory in "+dir, err).Error())
 		return
 	}
-	w.base, _ = w.count(m.in)
+	w.base, _ = w.count(w.counter, m.in)
+	if v2 {
+		w.above = dir[:lastIndexByte(dir, '/')+1] + memoryEvents
+		w.aboveWas, _ = w.count(w.above, m.in)
+	}
 	m.watch(w.fd, syscall.EPOLLIN, evOOM)
 }
 
@@ -76,9 +88,9 @@ func (w *oomWatch) watchV1(dir string) error {
 	return nil
 }
 
-// count returns the number of kills; false if the cgroup is gone.
-func (w *oomWatch) count(buf []byte) (int, bool) {
-	text, err := readSmall(w.counter, buf)
+// count returns the number of kills that a file tells; false if the cgroup is gone.
+func (w *oomWatch) count(file string, buf []byte) (int, bool) {
+	text, err := readSmall(file, buf)
 	if err != nil {
 		return 0, false
 	}
@@ -98,15 +110,40 @@ func (w *oomWatch) count(buf []byte) (int, bool) {
 }
 
 func (w *oomWatch) event(m *monitor) {
-	_, err := readNow(w.fd, m.in)
+	n, err := readNow(w.fd, m.in)
 	if err == syscall.EAGAIN {
 		return
 	}
-	if _, there := w.count(m.in); !there || err != nil {
-		w.stop(m) // the cgroup was removed, which is an event, too
-		return
+	if w.v2 && err == nil {
+		w.changed = w.changed || hasModify(m.in[:n])
 	}
 	w.check(m)
+	if _, there := w.count(w.counter, m.in); !there || err != nil {
+		w.stop(m) // the cgroup was removed, which is an event, too
+	}
+}
+
+// hasModify tells whether IN_MODIFY is among events of inotify(7): none has a name,
+// as a file is watched and no folder.
+func hasModify(events []byte) bool {
+	for ; len(events) >= syscall.SizeofInotifyEvent; events = events[syscall.SizeofInotifyEvent:] {
+		if (*syscall.InotifyEvent)(unsafe.Pointer(&events[0])).Mask&syscall.IN_MODIFY != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// killed tells whether the kernel has killed in the container.
+func (w *oomWatch) killed(m *monitor) bool {
+	if n, there := w.count(w.counter, m.in); there {
+		return n > w.base
+	}
+	if !w.changed {
+		return false
+	}
+	n, there := w.count(w.above, m.in)
+	return there && n > w.aboveWas
 }
 
 func (w *oomWatch) stop(m *monitor) {
@@ -121,7 +158,12 @@ func (w *oomWatch) check(m *monitor) {
 	if w.reported || w.counter == "" {
 		return
 	}
-	if n, there := w.count(m.in); !there || n <= w.base {
+	if w.v2 && w.fd >= 0 { // news that the loop has not come to yet
+		if n, err := readNow(w.fd, m.in); err == nil {
+			w.changed = w.changed || hasModify(m.in[:n])
+		}
+	}
+	if !w.killed(m) {
 		return
 	}
 	w.reported = true

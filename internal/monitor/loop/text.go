@@ -44,6 +44,16 @@ func atoi(s string) (int, bool) {
 	return n, s != ""
 }
 
+// lastIndexByte is indexByte from the end.
+func lastIndexByte(s string, c byte) int {
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == c {
+			return i
+		}
+	}
+	return -1
+}
+
 func indexByte(s string, c byte) int {
 	for i := 0; i < len(s); i++ {
 		if s[i] == c {

@@ -287,6 +287,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("cannot start container %s: %w", id, err)
 	}
+	if !waits(state.InitProcessPid) {
+		return errs.Precondition("cannot start container %s: it is running", id)
+	}
 	return r.release(ctx, id, state.InitProcessPid)
 }
 

@@ -24,12 +24,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // lets the managers set device rules
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -120,10 +123,27 @@ func stateOf(c *libcontainer.Container) (oci.State, error) {
 	if err != nil {
 		return oci.State{}, fmt.Errorf("cannot read state of container %s: %w", c.ID(), err)
 	}
+	if oci.Status(s.Status) == oci.Created && !waits(s.Pid) {
+		s.Status = specs.StateRunning
+	}
 	return oci.State{
 		ID: s.ID, Status: oci.Status(s.Status), Pid: s.Pid, Bundle: s.Bundle,
 		Created: full.Created, Annotations: s.Annotations,
 	}, nil
+}
+
+// waits tells whether a container's first process still waits to be started.
+// libcontainer goes by the fifo, which is removed by whoever started the container;
+// if he was killed between the start and that, the fifo is still there and nobody
+// will ever write into it. Until it runs the program, the process is our own init
+// stage, called "NAME init".
+func waits(pid int) bool {
+	args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return true // gone, or not ours to see: leave it to libcontainer
+	}
+	name, rest, _ := strings.Cut(string(args), "\x00")
+	return name != "" && rest == "init\x00"
 }
 
 // List returns the states of all containers of the state folder, by name. One

@@ -13,6 +13,7 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/oci/libct"
@@ -35,6 +36,31 @@ func TestContract(t *testing.T) {
 }
 
 func TestContractV2(t *testing.T) { ocitest.Again(t, ocitest.V2, "TestContract") }
+
+// TestKilledStarter: whoever starts a container opens its fifo and removes it when
+// the program runs. One that was killed in between leaves a running container with
+// the look of a created one.
+func TestKilledStarter(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	root := t.TempDir()
+	r := libct.New(libct.Options{Root: root})
+	w := ocitest.NewWorld(t, func(*testing.T, string) oci.Runtime { return r })
+	id, _ := w.Create("sleep 1000")
+	f, err := os.OpenFile(filepath.Join(root, id, "exec.fifo"), os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Read(make([]byte, 1)); err != nil { // the init goes on; we are "killed" here
+		t.Fatal(err)
+	}
+	f.Close()
+	w.AwaitStatus(id, oci.Running)
+	if err := r.Start(t.Context(), id); !errs.Is(err, errs.KindPrecondition) {
+		t.Errorf("another start: %v", err)
+	}
+}
 
 // TestSealing: a test binary on a plain disk is sealed by an overlay, one that was
 // deleted cannot be.

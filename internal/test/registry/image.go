@@ -51,8 +51,9 @@ type Image struct {
 	Compress Compression
 	Config   v1.ImageConfig
 	// Docker makes a schema 2 manifest instead of an OCI one; Index wraps it in a
-	// list or index, beside an entry for another machine.
-	Docker, Index bool
+	// list or index, beside an entry for another machine, or without an entry for
+	// this one (Foreign).
+	Docker, Index, Foreign bool
 }
 
 // Add makes an image and keeps it under a name and tag. It returns the digest that
@@ -69,7 +70,9 @@ func (r *Registry) Add(name, tag string, img Image) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if img.Docker {
+		if img.Docker && img.Compress == None {
+			mediaType = "application/vnd.docker.image.rootfs.diff.tar"
+		} else if img.Docker {
 			mediaType = dockerLayer
 		}
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
@@ -92,19 +95,23 @@ func (r *Registry) Add(name, tag string, img Image) (string, error) {
 		return r.AddManifest(name, tag, kind, data), nil
 	}
 	d := r.AddManifest(name, "", kind, data)
-	return r.addIndex(name, tag, img.Docker, v1.Descriptor{MediaType: kind, Digest: digest.Digest(d), Size: int64(len(data))})
+	return r.addIndex(name, tag, img, v1.Descriptor{MediaType: kind, Digest: digest.Digest(d), Size: int64(len(data))})
 }
 
-func (r *Registry) addIndex(name, tag string, docker bool, m v1.Descriptor) (string, error) {
+func (r *Registry) addIndex(name, tag string, img Image, m v1.Descriptor) (string, error) {
 	kind := v1.MediaTypeImageIndex
-	if docker {
+	if img.Docker {
 		kind = dockerList
 	}
 	other := m // a machine that nobody has: whoever takes the first entry fails
 	other.Platform = &v1.Platform{Architecture: "s390x", OS: "linux"}
 	other.Digest = digest.FromString("not there")
 	m.Platform = &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}
-	data, err := json.Marshal(v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: kind, Manifests: []v1.Descriptor{other, m}})
+	list := []v1.Descriptor{other, m}
+	if img.Foreign {
+		list = list[:1]
+	}
+	data, err := json.Marshal(v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: kind, Manifests: list})
 	if err != nil {
 		return "", err
 	}

@@ -8,9 +8,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +52,10 @@ type Faults struct {
 	Unavailable bool
 	// Garbage sends manifests that are no JSON.
 	Garbage bool
+	// TooMany answers 429 to requests for manifests.
+	TooMany bool
+	// BlobsOver restricts the faults of blobs to those of more bytes.
+	BlobsOver int
 	// Delay is waited before each blob; Stall stops a blob's transfer in its middle
 	// for as long.
 	Delay, Stall time.Duration
@@ -78,6 +86,16 @@ func (r *Registry) Serve() (addr string, stop func(), err error) {
 	s := &http.Server{Handler: r}
 	go s.Serve(l)
 	return l.Addr().String(), func() { s.Close() }, nil
+}
+
+// ServeTLS is Serve over HTTPS. The certificate that clients must trust is returned
+// as PEM; it names 127.0.0.1 and its issuer is nobody else.
+func (r *Registry) ServeTLS() (addr string, ca []byte, stop func()) {
+	s := httptest.NewUnstartedServer(r)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that do not trust it are part of the tests
+	s.StartTLS()
+	ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	return s.Listener.Addr().String(), ca, s.Close
 }
 
 // Digest is the digest of some bytes, as registries write it.
@@ -182,6 +200,11 @@ func (r *Registry) content(w http.ResponseWriter, req *http.Request, f Faults) {
 			fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
 			return
 		}
+		if f.TooMany {
+			w.Header().Set("Retry-After", "0")
+			fail(w, http.StatusTooManyRequests, "TOOMANYREQUESTS")
+			return
+		}
 		r.Manifests.Add(1)
 		w.Header().Set("Content-Type", m.mediaType)
 		w.Header().Set("Docker-Content-Digest", m.digest)
@@ -200,10 +223,13 @@ func (r *Registry) content(w http.ResponseWriter, req *http.Request, f Faults) {
 		return
 	}
 	r.Blobs.Add(1)
-	sendBlob(w, data, f)
+	sendBlob(w, req, data, f)
 }
 
-func sendBlob(w http.ResponseWriter, data []byte, f Faults) {
+func sendBlob(w http.ResponseWriter, req *http.Request, data []byte, f Faults) {
+	if len(data) <= f.BlobsOver {
+		f = Faults{}
+	}
 	time.Sleep(f.Delay)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", fmt.Sprint(len(data)))
@@ -215,7 +241,10 @@ func sendBlob(w http.ResponseWriter, data []byte, f Faults) {
 	w.Write(data[:half])
 	if f.Stall > 0 || f.CutBlobs {
 		w.(http.Flusher).Flush()
-		time.Sleep(f.Stall)
+		select {
+		case <-time.After(f.Stall):
+		case <-req.Context().Done():
+		}
 	}
 	if f.CutBlobs {
 		panic(http.ErrAbortHandler)

@@ -108,7 +108,7 @@ const (
 )
 
 var larger = map[string]int{
-	"internal/pod": 3000,
+	"internal/pod": 2700,
 }
 
 func TestSizes(t *testing.T) {

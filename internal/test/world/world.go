@@ -33,7 +33,7 @@ type World struct {
 	cri.RuntimeServiceClient
 	Images cri.ImageServiceClient
 
-	T        *testing.T
+	T        testing.TB
 	Dir      string
 	Registry *registry.Registry
 	Addr     string // of the registry
@@ -47,6 +47,7 @@ type World struct {
 	exited chan struct{}
 	log    *syncBuffer
 	conn   *grpc.ClientConn
+	atEnd  []func()
 	pods   map[string]bool // ids of all pods made, for the look at cgroups
 }
 
@@ -83,7 +84,7 @@ var Bin = sync.OnceValues(func() (string, error) {
 })
 
 // New makes a world and, unless told otherwise, starts its daemon.
-func New(t *testing.T, o Options) *World {
+func New(t testing.TB, o Options) *World {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, mounts, cgroups")
@@ -100,7 +101,7 @@ func New(t *testing.T, o Options) *World {
 		Socket: filepath.Join(dir, "crio.sock"), Conf: filepath.Join(dir, "crio.conf"), log: &syncBuffer{}, pods: map[string]bool{}}
 	t.Cleanup(w.end)
 	w.makeRegistry()
-	w.write("net.d/10-test.conflist", o.Net, conflist)
+	w.write("net.d/10-test.conflist", o.Net, Conflist)
 	w.write("crio.conf", fmt.Sprintf(conf, dir)+o.Extra, "")
 	w.write("registries.conf", fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", w.Addr), "")
 	if !o.Late {
@@ -126,7 +127,8 @@ plugin_dirs = ["%[1]s/plugins"]
 cni_cache_dir = "%[1]s/cni"
 `
 
-const conflist = `{"cniVersion": "1.1.0", "name": "test", "plugins": [
+// Conflist is the network that a world has unless it is told otherwise.
+const Conflist = `{"cniVersion": "1.1.0", "name": "test", "plugins": [
   {"type": "bridge", "bridge": "mtest0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd00:99::/64"}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
@@ -237,7 +239,11 @@ func (w *World) WaitEnd() {
 		<-w.exited
 		w.T.Errorf("the daemon did not end")
 	}
+	w.notePods()
 }
+
+// Redial makes the next call connect at once.
+func (w *World) Redial() { w.conn.ResetConnectBackoff() }
 
 // Restart kills the daemon and starts it again.
 func (w *World) Restart() {
@@ -245,6 +251,9 @@ func (w *World) Restart() {
 	w.Kill()
 	w.Start()
 }
+
+// AtEnd runs f after the daemon's end, before the look at what is left.
+func (w *World) AtEnd(f func()) { w.atEnd = append(w.atEnd, f) }
 
 // Log is what the daemon has logged so far.
 func (w *World) Log() string { return w.log.String() }
@@ -259,6 +268,9 @@ func (w *World) Ctx() context.Context {
 // Run runs an applet of the executable and returns what it prints.
 func (w *World) Run(args ...string) (stdout, stderr string, code int) {
 	cmd := exec.Command(w.bin, args...)
+	if args[0] == "timeout" { // for what must end and might not
+		cmd = exec.Command("timeout", append([]string{args[1], w.bin}, args[2:]...)...)
+	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.Run()

@@ -26,7 +26,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "bandwidth", Since: "0.3.0", Add: add, Del: del, Check: check, GC: gc}
+var Plugin = plugin.Plugin{Name: "bandwidth", About: "limits a pod's traffic", Since: "0.3.0", Add: add, Del: del, Check: check, GC: gc}
 
 // limits are rates in bits per second and bursts in bits.
 type limits struct {

@@ -24,7 +24,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "bridge", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "bridge", About: "joins pods by a bridge of the node", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 // attachment is what one call works on.
 type attachment struct {

@@ -35,7 +35,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "firewall", Since: "0.4.0", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "firewall", About: "lets pods through the packet filter, or keeps networks apart", Since: "0.4.0", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 type conf struct {
 	types.PluginConf

@@ -27,7 +27,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "host-device", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "host-device", About: "moves a device of the node into the pod", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 type conf struct {
 	types.PluginConf

@@ -25,7 +25,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "host-local", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "host-local", About: "gives out addresses from ranges of this node", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 // DefaultDir is where leases are without the key dataDir.
 const DefaultDir = "/var/lib/cni/networks"

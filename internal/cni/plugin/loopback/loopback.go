@@ -15,7 +15,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "loopback", Add: add, Del: del, Check: check}
+var Plugin = plugin.Plugin{Name: "loopback", About: "brings lo up", Add: add, Del: del, Check: check}
 
 // The interface is always this one, whatever name the runtime gives.
 const name = "lo"

@@ -15,7 +15,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "macvlan", Add: add, Del: sublink.Del, Check: check, GC: sublink.GC, Status: sublink.Status}
+var Plugin = plugin.Plugin{Name: "macvlan", About: "gives the pod a MAC address on a device of the node", Add: add, Del: sublink.Del, Check: check, GC: sublink.GC, Status: sublink.Status}
 
 type conf struct {
 	sublink.Conf

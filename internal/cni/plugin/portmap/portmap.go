@@ -36,7 +36,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "portmap", About: "leads ports of the node to the pod", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 type conf struct {
 	types.PluginConf

@@ -25,7 +25,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "ptp", Add: add, Del: del, Check: check, GC: gc, Status: status}
+var Plugin = plugin.Plugin{Name: "ptp", About: "joins a pod to the node by a pair of its own", Add: add, Del: del, Check: check, GC: gc, Status: status}
 
 type conf struct {
 	types.PluginConf

@@ -17,7 +17,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "static", Add: add, Check: check}
+var Plugin = plugin.Plugin{Name: "static", About: "gives out the addresses that are written down", Add: add, Check: check}
 
 type conf struct {
 	IPAM *struct {

@@ -29,7 +29,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "tuning", Add: add, Del: del, Check: check}
+var Plugin = plugin.Plugin{Name: "tuning", About: "sets sysctls and link attributes", Add: add, Del: del, Check: check}
 
 const (
 	defaultDir = "/run/cni/tuning"

@@ -14,7 +14,7 @@ import (
 )
 
 // Plugin is the plugin.
-var Plugin = plugin.Plugin{Name: "vlan", Add: add, Del: sublink.Del, Check: check, GC: sublink.GC, Status: sublink.Status}
+var Plugin = plugin.Plugin{Name: "vlan", About: "gives the pod a VLAN of a device of the node", Add: add, Del: sublink.Del, Check: check, GC: sublink.GC, Status: sublink.Status}
 
 type conf struct {
 	sublink.Conf

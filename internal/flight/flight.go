@@ -1,8 +1,12 @@
-package pod
+// Package flight finds objects by id and name, and knows the calls in progress under
+// a name: a repeated call joins the one in flight instead of starting a second. It
+// has the two locks that such calls need. It knows nothing of what it indexes.
+package flight
 
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"sync"
@@ -11,9 +15,9 @@ import (
 	"github.com/monocrio/monocrio/internal/ident"
 )
 
-// index finds objects by id, by the beginning of an id and by name, and knows which
+// Index finds objects by id, by the beginning of an id and by name, and knows which
 // names are being made. It is never locked across I/O.
-type index[T any] struct {
+type Index[T any] struct {
 	kind string
 
 	mu      sync.RWMutex
@@ -30,13 +34,14 @@ type flight struct {
 	err  error
 }
 
-func newIndex[T any](kind string) *index[T] {
-	return &index[T]{kind: kind, byID: map[string]T{}, byName: map[string]string{}, flights: map[string]*flight{}}
+// NewIndex makes an empty index; kind names its objects in errors.
+func NewIndex[T any](kind string) *Index[T] {
+	return &Index[T]{kind: kind, byID: map[string]T{}, byName: map[string]string{}, flights: map[string]*flight{}}
 }
 
-// find returns the object with this id, or with an id that begins so if only one
+// Find returns the object with this id, or with an id that begins so if only one
 // does.
-func (x *index[T]) find(id string) (o T, err error) {
+func (x *Index[T]) Find(id string) (o T, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if o, ok := x.byID[id]; ok {
@@ -61,8 +66,8 @@ func (x *index[T]) find(id string) (o T, err error) {
 	return none, errs.Invalid("cannot tell which %s is meant by %q: %d ids begin so", x.kind, id, n)
 }
 
-// all returns the objects in the order of their ids.
-func (x *index[T]) all() []T {
+// All returns the objects in the order of their ids.
+func (x *Index[T]) All() []T {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	ids := make([]string, 0, len(x.byID))
@@ -77,7 +82,8 @@ func (x *index[T]) all() []T {
 	return list
 }
 
-func (x *index[T]) add(name, id string, o T) {
+// Add enters an object; a name that is taken stays with its holder.
+func (x *Index[T]) Add(name, id string, o T) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.byID[id] = o
@@ -86,8 +92,8 @@ func (x *index[T]) add(name, id string, o T) {
 	}
 }
 
-// freeName gives the name of an object away; the object itself stays.
-func (x *index[T]) freeName(name, id string) {
+// FreeName gives the name of an object away; the object itself stays.
+func (x *Index[T]) FreeName(name, id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.byName[name] == id {
@@ -95,18 +101,19 @@ func (x *index[T]) freeName(name, id string) {
 	}
 }
 
-func (x *index[T]) remove(name, id string) {
-	x.freeName(name, id)
+// Remove forgets an object and its name.
+func (x *Index[T]) Remove(name, id string) {
+	x.FreeName(name, id)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.byID, id)
 }
 
-// fly runs make for a name, once: a call for a name that is in flight waits for
-// that flight. held is asked, under the lock, about an object that has the name
-// already: it returns the id to answer with, or an error. A caller whose context
+// Fly runs do for a name, once: a call for a name that is in flight waits for
+// that flight. held is asked about an object that has the name already: nil means
+// that its id is the answer. A caller whose context
 // ends goes away; the flight goes on.
-func (x *index[T]) fly(ctx context.Context, name string, held func(T) error, make func() (string, error)) (string, error) {
+func (x *Index[T]) Fly(ctx context.Context, name string, held func(T) error, do func() (string, error)) (string, error) {
 	x.mu.Lock()
 	f := x.flights[name]
 	if f == nil {
@@ -115,9 +122,9 @@ func (x *index[T]) fly(ctx context.Context, name string, held func(T) error, mak
 			x.mu.Unlock()
 			return id, held(o)
 		}
-		f = &flight{done: newSignal()}
+		f = &flight{done: make(chan struct{})}
 		x.flights[name] = f
-		go x.run(f, name, make)
+		go x.run(f, name, do)
 	}
 	x.mu.Unlock()
 	select {
@@ -128,25 +135,27 @@ func (x *index[T]) fly(ctx context.Context, name string, held func(T) error, mak
 	}
 }
 
-func (x *index[T]) run(f *flight, name string, make func() (string, error)) {
-	f.err = fmt.Errorf("making %s %s panicked; see the log", x.kind, name)
+func (x *Index[T]) run(f *flight, name string, do func() (string, error)) {
 	defer func() {
+		if p := recover(); p != nil { // one broken request must not end all others
+			f.err = fmt.Errorf("making %s %s panicked; please report this: %v\n%s", x.kind, name, p, debug.Stack())
+		}
 		x.mu.Lock()
 		delete(x.flights, name)
 		x.mu.Unlock()
 		close(f.done)
 	}()
-	f.id, f.err = make()
+	f.id, f.err = do()
 }
 
-func newSignal() chan struct{} { return make(chan struct{}) }
+// Lock is a mutex that a caller can give up waiting for.
+type Lock chan struct{}
 
-// lock is a mutex that a caller can give up waiting for.
-type lock chan struct{}
+// NewLock returns a free lock.
+func NewLock() Lock { return make(Lock, 1) }
 
-func newLock() lock { return make(lock, 1) }
-
-func (l lock) acquire(ctx context.Context) error {
+// Acquire takes the lock, or fails when ctx ends first.
+func (l Lock) Acquire(ctx context.Context) error {
 	select {
 	case l <- struct{}{}:
 		return nil
@@ -160,18 +169,19 @@ func (l lock) acquire(ctx context.Context) error {
 	}
 }
 
-func (l lock) release() { <-l }
+// Release gives the lock back.
+func (l Lock) Release() { <-l }
 
-// gate lets calls in until it is closed, and tells when the last one left.
-type gate struct {
+// Gate lets calls in until it is closed, and tells when the last one left.
+type Gate struct {
 	mu     sync.Mutex
 	closed bool
 	n      int
 	idle   chan struct{}
 }
 
-// enter tells whether the caller may go on; it must leave then.
-func (g *gate) enter() bool {
+// Enter tells whether the caller may go on; it must leave then.
+func (g *Gate) Enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -181,7 +191,8 @@ func (g *gate) enter() bool {
 	return true
 }
 
-func (g *gate) leave() {
+// Leave is called once for each Enter that was let in.
+func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.n--; g.n == 0 && g.idle != nil {
@@ -190,8 +201,8 @@ func (g *gate) leave() {
 	}
 }
 
-// close lets nobody in any more and waits until all have left.
-func (g *gate) close(ctx context.Context) error {
+// Close lets nobody in any more and waits until all have left.
+func (g *Gate) Close(ctx context.Context) error {
 	g.mu.Lock()
 	g.closed = true
 	if g.n == 0 {
@@ -199,7 +210,7 @@ func (g *gate) close(ctx context.Context) error {
 		return nil
 	}
 	if g.idle == nil {
-		g.idle = newSignal()
+		g.idle = make(chan struct{})
 	}
 	idle := g.idle
 	g.mu.Unlock()
@@ -211,8 +222,8 @@ func (g *gate) close(ctx context.Context) error {
 	}
 }
 
-// closeNow lets nobody in any more and does not wait.
-func (g *gate) closeNow() {
+// CloseNow lets nobody in any more and does not wait.
+func (g *Gate) CloseNow() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
