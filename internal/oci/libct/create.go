@@ -297,6 +297,13 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 // the program. Opening without blocking counts as a reader and lets it go; the
 // pidfd ends the wait if it died instead.
 func (r *Runtime) release(ctx context.Context, id string, pid int) error {
+	// The pidfd first: opening the fifo lets the program run, and a quick one is gone
+	// before the next line.
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
+	}
+	defer unix.Close(pidfd)
 	path := filepath.Join(r.o.Root, id, "exec.fifo")
 	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
@@ -306,11 +313,6 @@ func (r *Runtime) release(ctx context.Context, id string, pid int) error {
 		return fmt.Errorf("cannot start container %s: open %s: %w", id, path, err)
 	}
 	defer unix.Close(fifo)
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
-	}
-	defer unix.Close(pidfd)
 	err = waitFor(ctx, startTimeout, fmt.Sprintf("process %d to start", pid), pollable{fifo, unix.POLLIN}, pollable{pidfd, unix.POLLIN})
 	if err != nil {
 		return fmt.Errorf("cannot start container %s: %w", id, err)
