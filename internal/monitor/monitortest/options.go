@@ -14,14 +14,15 @@ import (
 )
 
 // direct runs a monitor in the foreground with a script as its runtime, which
-// starts $CONTAINER as the container.
+// starts $CONTAINER as the container. The container begins when the runtime is gone:
+// a shell may reap a child that ends before itself.
 func direct(t *testing.T, r *Rig, container string, env []string, args ...string) (dir string, status int, stderr string) {
 	t.Helper()
 	r.need(t)
 	dir = t.TempDir()
 	rt := script(t, `while [ $# -gt 0 ]; do case $1 in --pid-file) f=$2; shift;; esac; shift; done
 echo "$LISTEN_PID $$" >`+dir+`/listen
-sh -c "$CONTAINER" </dev/null & echo $! >$f`)
+sh -c "while [ -e /proc/$$ ]; do sleep 0.01; done; $CONTAINER" </dev/null & echo $! >$f`)
 	cmd := exec.Cmd{Path: r.Path, Args: append([]string{"conmon", "--sync", "-b", dir, "-c", "id", "-u", "id", "-n", "name",
 		"-r", rt, "-l", "k8s-file:" + dir + "/log", "-p", dir + "/pid", "--exit-dir", dir, "--full-attach"}, args...)}
 	cmd.Env = append(append([]string{"PATH=/usr/bin:/bin", "CONTAINER=" + container}, env...), r.Env...)

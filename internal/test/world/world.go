@@ -33,7 +33,7 @@ type World struct {
 	cri.RuntimeServiceClient
 	Images cri.ImageServiceClient
 
-	T        *testing.T
+	T        testing.TB
 	Dir      string
 	Registry *registry.Registry
 	Addr     string // of the registry
@@ -84,7 +84,7 @@ var Bin = sync.OnceValues(func() (string, error) {
 })
 
 // New makes a world and, unless told otherwise, starts its daemon.
-func New(t *testing.T, o Options) *World {
+func New(t testing.TB, o Options) *World {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, mounts, cgroups")
