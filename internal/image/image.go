@@ -93,10 +93,12 @@ func New(o Options) *Service {
 	return s
 }
 
-// Close ends the pulls in flight and waits until their temporary files are gone; at
+// Close ends the pulls in flight, lets none begin any more, and waits until their temporary files are gone; at
 // most for closeTime, as a layer that is being unpacked cannot be stopped.
 func (s *Service) Close() {
+	s.mu.Lock()
 	s.end(errs.Unavailable("the daemon ends; pull again"))
+	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		s.busy.Wait()

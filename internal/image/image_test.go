@@ -222,3 +222,20 @@ func TestOthersSeeTheImages(t *testing.T) {
 		t.Errorf("skopeo: %v\n%s", err, out)
 	}
 }
+
+func TestClose(t *testing.T) {
+	r := newRig(t, nil)
+	full, _ := r.add("closed", "v1", registry.Image{}, noise(100_000))
+	r.reg.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 10_000})
+	done := make(chan error)
+	go func() {
+		_, err := r.pull(full + ":v1")
+		done <- err
+	}()
+	eventually(t, "the pull begins", func() bool { return len(r.Pulls()) == 1 })
+	r.Close()
+	wants(t, <-done, errs.KindUnavailable, "the daemon ends", full)
+	r.noTemp()
+	_, err := r.pull(full + ":v1")
+	wants(t, err, errs.KindUnavailable, "the daemon ends", full)
+}

@@ -109,6 +109,11 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 	}
 	now := time.Now()
 	p := &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
+	if s.ctx.Err() != nil {
+		p.err = fmt.Errorf("cannot pull %s: %w", ref, context.Cause(s.ctx))
+		close(p.done)
+		return p
+	}
 	s.pulls[key] = p
 	s.busy.Go(func() {
 		defer giveBack()
