@@ -130,18 +130,24 @@ func TestDevicesAndMounts(t *testing.T) {
 		m.HostPath, m.ContainerPath = dir, "/data"
 		return func(c *cri.ContainerConfig) { c.Mounts = []*cri.Mount{m} }
 	}
+	device := filepath.Join(w.Dir, "device") // one that containers do not have anyway
+	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))); err != nil {
+		t.Fatal(err)
+	}
 	dev := func(permissions string) ctrChange {
 		return func(c *cri.ContainerConfig) {
-			c.Devices = []*cri.Device{{HostPath: "/dev/zero", ContainerPath: "/dev/extra", Permissions: permissions}}
+			c.Devices = []*cri.Device{{HostPath: device, ContainerPath: "/dev/extra", Permissions: permissions}}
 		}
 	}
+	use := "(: </dev/extra) 2>&1 && echo reads; (: >/dev/extra) 2>&1 && echo writes; true"
 	touch := "touch /data/x 2>&1 && echo top; touch /data/sub/x 2>&1 && echo sub"
 	runCases(t, w, pod, []specCase{
 		{"rw", touch, "top\nsub", mount(&cri.Mount{})},
 		{"ro", touch, ".*Read-only.*\nsub", mount(&cri.Mount{Readonly: true})},
 		{"rro", touch, ".*Read-only.*Read-only[^\n]*", mount(&cri.Mount{Readonly: true, RecursiveReadOnly: true})},
-		{"device", "head -c 3 /dev/extra | wc -c; echo x >/dev/extra && echo written", "3\nwritten", dev("rwm")},
-		{"device-read", "head -c 3 /dev/extra | wc -c; (echo x >/dev/extra) 2>&1", "3\n.*not permitted.*", dev("r")},
+		{"device", use, "reads\nwrites", dev("rwm")},
+		{"device-read", use, "reads\n.*not permitted.*", dev("r")},
+		{"device-write", use, ".*not permitted.*\nwrites", dev("w")},
 		{"device-absent", "ls /dev/extra 2>&1", ".*No such file.*", nil},
 	})
 	slave := w.Ctr(pod, "slave", "sleep 1000", mount(&cri.Mount{Propagation: cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}))
@@ -261,13 +267,9 @@ func TestNamespaces(t *testing.T) {
 	})
 	runCases(t, w, mapped, []specCase{{"mapped", "id -u; awk '{print $1,$2,$3}' /proc/self/uid_map; touch /x && stat -c %u /x /bin; hostname", "0\n0 100000 65536\n0\n0\nmapped", nil}})
 	long := w.Ctr(mapped, "long", "sleep 1000", nil)
-	if fi, err := os.Stat(fmt.Sprintf("/proc/%d", factsOf(w, long).Pid)); err != nil || fi.Sys().(interface{}) == nil {
-		t.Error(err)
-	} else {
-		var st unix.Stat_t
-		if unix.Stat(fmt.Sprintf("/proc/%d", factsOf(w, long).Pid), &st); st.Uid != 100000 {
-			t.Errorf("the mapped root is user %d of the node", st.Uid)
-		}
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d", factsOf(w, long).Pid), &st); err != nil || st.Uid != 100000 {
+		t.Errorf("the mapped root is user %d of the node, %v", st.Uid, err)
 	}
 }
 
@@ -303,6 +305,9 @@ func TestPeers(t *testing.T) {
 			path, err := exec.LookPath(peer.bin)
 			if err != nil {
 				t.Skip("there is no " + peer.bin + " on this machine")
+			}
+			if data, _ := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers"); peer.name == "crun" && len(data) > 1 {
+				t.Skip("crun refuses this machine's hybrid cgroups: the unified hierarchy has controllers too")
 			}
 			w := world.New(t, world.Options{Extra: fmt.Sprintf(peer.extra, path)})
 			w.Pull()
