@@ -74,7 +74,20 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store at %s with driver %s: %w", o.Root, o.Driver, err)
 	}
+	if err := letThrough(s.GraphRoot()); err != nil {
+		return nil, fmt.Errorf("cannot let users of other namespaces pass to their files: %w", err)
+	}
 	return &Store{store: s, opts: o, sizes: map[string]Usage{}}, nil
+}
+
+// letThrough lets everybody pass a folder, not read it: the root of a user namespace
+// is a common user outside, and its files are below.
+func letThrough(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil || fi.Mode().Perm()&0o011 == 0o011 {
+		return err
+	}
+	return os.Chmod(dir, fi.Mode().Perm()|0o011)
 }
 
 func has(options []string, prefix string) bool {

@@ -305,6 +305,12 @@ func (r *Runtime) release(ctx context.Context, id string, pid int) error {
 	}
 	defer unix.Close(pidfd)
 	path := filepath.Join(r.o.Root, id, "exec.fifo")
+	// Before the fifo: a short program may be over the moment it is let go.
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
+	}
+	defer unix.Close(pidfd)
 	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return errs.Precondition("cannot start container %s: somebody else started it", id)
