@@ -297,13 +297,6 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 // the program. Opening without blocking counts as a reader and lets it go; the
 // pidfd ends the wait if it died instead.
 func (r *Runtime) release(ctx context.Context, id string, pid int) error {
-	// The pidfd first: opening the fifo lets the program run, and a quick one is gone
-	// before the next line.
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
-	}
-	defer unix.Close(pidfd)
 	path := filepath.Join(r.o.Root, id, "exec.fifo")
 	// Before the fifo: a short program may be over the moment it is let go.
 	pidfd, err := unix.PidfdOpen(pid, 0)
