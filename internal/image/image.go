@@ -48,8 +48,9 @@ type Options struct {
 
 // Service is the image service.
 type Service struct {
-	opts  Options
-	store storage.Store
+	opts    Options
+	store   storage.Store
+	durable storage.Store // the same, for what must be on the disk: pulls
 
 	temp   string       // folder of temporary files
 	stale  []string     // what an earlier daemon left there
@@ -83,7 +84,7 @@ type Image struct {
 
 // New makes the service over an open store.
 func New(o Options) *Service {
-	s := &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s := &Service{opts: o, store: o.Store.Raw(), durable: o.Store.Durable(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.temp = s.tempDir()
 	entries, _ := os.ReadDir(s.temp)

@@ -61,7 +61,7 @@ func (s *Service) fetchLayers(ctx context.Context, src types.ImageSource, policy
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	f := &fetcher{store: s.store, src: src, progress: progress, layers: s.missing(list)}
+	f := &fetcher{store: s.durable, src: src, progress: progress, layers: s.missing(list)}
 	if len(f.layers) == 0 {
 		return nil
 	}

@@ -174,7 +174,7 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	if err != nil {
 		return "", err
 	}
-	dst, err := istorage.Transport.NewStoreReference(s.store, n, "")
+	dst, err := istorage.Transport.NewStoreReference(s.durable, n, "")
 	if err != nil {
 		return "", err
 	}
