@@ -64,6 +64,7 @@ type Manager struct {
 	pods     *record.Store[PodRequest, PodStatus]
 	ctrs     *record.Store[ContainerRequest, ContainerStatus]
 	debts    *record.Store[debt, debtStatus]
+	debtMu   sync.Mutex // a listing clears away what is half written
 	podIndex *flight.Index[*Pod]
 	ctrIndex *flight.Index[*Container]
 	podSteps []step[*Pod]
@@ -154,8 +155,12 @@ func (m *Manager) dropPod(p *Pod, undone bool) {
 	p.end()
 	m.podIndex.FreeName(p.name(), p.id)
 	if undone {
-		p.logErr(errors.Join(m.keepDebt(p), p.forget()))
-		return
+		err := m.keepDebt(p)
+		if err == nil {
+			p.logErr(p.forget())
+			return
+		}
+		p.logErr(err) // without that the record must stay
 	}
 	p.logErr(p.transition(func(s *PodStatus) { s.Phase = Removing }))
 	m.sweepSoon()

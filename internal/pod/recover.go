@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/record"
 )
 
 // Recover makes the facts obey the records, before the first call is served. The
@@ -183,7 +184,7 @@ func (m *Manager) sweepOrphans(ctx context.Context) {
 			valid = append(valid, id)
 		}
 	}
-	debts, _, e := m.debts.All()
+	debts, _, e := m.listDebts()
 	for _, d := range debts {
 		valid = append(valid, d.ID)
 	}
@@ -293,7 +294,7 @@ func (m *Manager) sweep(ctx context.Context) (owed int) {
 			note("the network of a stopped pod", p.id, p.retryNetwork(ctx))
 		}
 	}
-	debts, bad, err := m.debts.All()
+	debts, bad, err := m.listDebts()
 	note("the records of debts", "", errors.Join(append(bad, err)...))
 	for _, d := range debts {
 		note("a CNI DEL", d.ID, m.payDebt(ctx, d.ID, d.Request, d.Status))
@@ -324,6 +325,8 @@ func (m *Manager) keepDebt(p *Pod) error {
 		return nil
 	}
 	r.NetNS = ""
+	m.debtMu.Lock()
+	defer m.debtMu.Unlock()
 	if err := m.debts.Delete(p.id); err != nil { // from a removal that stopped here
 		return err
 	}
@@ -339,14 +342,24 @@ func (m *Manager) payDebt(ctx context.Context, id string, d debt, st debtStatus)
 	err := m.Network.Detach(ctx, d.Config, d.Request, d.Result)
 	if err == nil {
 		m.Log.Info("paid: the CNI DEL of a removed pod", "pod", id, "tries", st.Tries+1)
+		m.debtMu.Lock()
+		defer m.debtMu.Unlock()
 		return m.debts.Delete(id)
 	}
 	st.Tries, st.Error = st.Tries+1, err.Error()
+	m.debtMu.Lock()
+	defer m.debtMu.Unlock()
 	return errors.Join(fmt.Errorf("try %d: %w", st.Tries, err), m.debts.Update(id, st))
+}
+
+func (m *Manager) listDebts() ([]record.Record[debt, debtStatus], []error, error) {
+	m.debtMu.Lock()
+	defer m.debtMu.Unlock()
+	return m.debts.All()
 }
 
 // Owed counts the CNI DELs that removed pods still owe.
 func (m *Manager) Owed() int {
-	debts, _, _ := m.debts.All()
+	debts, _, _ := m.listDebts()
 	return len(debts)
 }
