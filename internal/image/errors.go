@@ -90,8 +90,8 @@ func statusCode(err error) (int, bool) {
 		if v.Kind() != reflect.Struct {
 			continue
 		}
-		if f := v.FieldByName("StatusCode"); f.IsValid() && f.CanInt() {
-			return int(f.Int()), true
+		if f, ok := v.Type().FieldByName("StatusCode"); ok && len(f.Index) == 1 && f.Type.Kind() == reflect.Int {
+			return int(v.FieldByIndex(f.Index).Int()), true
 		}
 	}
 	return 0, false

@@ -48,8 +48,9 @@ type Options struct {
 
 // Service is the image service.
 type Service struct {
-	opts  Options
-	store storage.Store
+	opts    Options
+	store   storage.Store
+	durable storage.Store // the same, for what must be on the disk: pulls
 
 	temp   string       // folder of temporary files
 	stale  []string     // what an earlier daemon left there
@@ -83,7 +84,7 @@ type Image struct {
 
 // New makes the service over an open store.
 func New(o Options) *Service {
-	s := &Service{opts: o, store: o.Store.Raw(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s := &Service{opts: o, store: o.Store.Raw(), durable: o.Store.Durable(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.temp = s.tempDir()
 	entries, _ := os.ReadDir(s.temp)
@@ -93,10 +94,12 @@ func New(o Options) *Service {
 	return s
 }
 
-// Close ends the pulls in flight and waits until their temporary files are gone; at
+// Close ends the pulls in flight, lets none begin any more, and waits until their temporary files are gone; at
 // most for closeTime, as a layer that is being unpacked cannot be stopped.
 func (s *Service) Close() {
+	s.mu.Lock()
 	s.end(errs.Unavailable("the daemon ends; pull again"))
+	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		s.busy.Wait()

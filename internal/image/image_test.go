@@ -166,8 +166,8 @@ func TestCollect(t *testing.T) {
 	r.reg.SetFaults(registry.Faults{})
 	blobs := r.reg.Blobs.Load()
 	r.mustPull(lost + ":v1")
-	if got := r.reg.Blobs.Load() - blobs; got != 2 {
-		t.Errorf("the second try fetched %d blobs; its configuration and the layer that was cut were missing", got)
+	if got := r.reg.Blobs.Load() - blobs; got != 3 {
+		t.Errorf("the second try fetched %d blobs; its configuration (twice) and the layer that was cut were missing", got)
 	}
 	if err := r.Remove(ctx, lost+":v1"); err != nil {
 		t.Fatal(err)
@@ -221,4 +221,21 @@ func TestOthersSeeTheImages(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), digest) {
 		t.Errorf("skopeo: %v\n%s", err, out)
 	}
+}
+
+func TestClose(t *testing.T) {
+	r := newRig(t, nil)
+	full, _ := r.add("closed", "v1", registry.Image{}, noise(100_000))
+	r.reg.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 10_000})
+	done := make(chan error)
+	go func() {
+		_, err := r.pull(full + ":v1")
+		done <- err
+	}()
+	eventually(t, "the pull begins", func() bool { return len(r.Pulls()) == 1 })
+	r.Close()
+	wants(t, <-done, errs.KindUnavailable, "the daemon ends", full)
+	r.noTemp()
+	_, err := r.pull(full + ":v1")
+	wants(t, err, errs.KindUnavailable, "the daemon ends", full)
 }

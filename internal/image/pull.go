@@ -109,6 +109,11 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 	}
 	now := time.Now()
 	p := &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
+	if s.ctx.Err() != nil {
+		p.err = fmt.Errorf("cannot pull %s: %w", ref, context.Cause(s.ctx))
+		close(p.done)
+		return p
+	}
 	s.pulls[key] = p
 	s.busy.Go(func() {
 		defer giveBack()
@@ -151,7 +156,7 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 				return id, nil
 			}
 			// A layer that was to be shared went with its image meanwhile.
-			if !errors.Is(e, storage.ErrLayerUnknown) {
+			if !errors.Is(e, storage.ErrLayerUnknown) && !errors.Is(e, storage.ErrParentUnknown) {
 				break
 			}
 		}
@@ -165,11 +170,11 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 }
 
 func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext) (string, error) {
-	src, err := docker.NewReference(n)
+	ref, err := docker.NewReference(n)
 	if err != nil {
 		return "", err
 	}
-	dst, err := istorage.Transport.NewStoreReference(s.store, n, "")
+	dst, err := istorage.Transport.NewStoreReference(s.durable, n, "")
 	if err != nil {
 		return "", err
 	}
@@ -181,10 +186,7 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 		defer close(watched)
 		p.watch(progress, s.opts.ProgressTimeout, cancel)
 	}()
-	_, err = copy.Image(ctx, policy, dst, src, &copy.Options{
-		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: 1, Progress: progress, // each read: else the end of a blob is not told
-	})
+	err = s.copyImage(ctx, ref, dst, policy, sys, progress)
 	close(progress)
 	<-watched
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -198,6 +200,32 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 		return "", err
 	}
 	return img.ID, nil
+}
+
+func (s *Service) copyImage(ctx context.Context, ref, dst types.ImageReference, policy *signature.PolicyContext, sys *types.SystemContext, progress chan types.ProgressProperties) error {
+	src, err := ref.NewImageSource(ctx, sys)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := s.fetchLayers(ctx, src, policy, sys, progress); err != nil {
+		return err
+	}
+	_, err = copy.Image(ctx, policy, dst, opened{ref, src}, &copy.Options{
+		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
+		ProgressInterval: 1, Progress: progress, // each read: else the end of a blob is not told
+	})
+	return err
+}
+
+// opened is a reference whose source is open: no second login, no second manifest.
+type opened struct {
+	types.ImageReference
+	src types.ImageSource
+}
+
+func (o opened) NewImageSource(context.Context, *types.SystemContext) (types.ImageSource, error) {
+	return o.src, nil
 }
 
 // watch counts the bytes of a pull and gives up on one that waits for the registry

@@ -1,8 +1,10 @@
 package record
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/ident"
@@ -79,6 +81,12 @@ func TestDamage(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "pods", newer)); err != nil {
 		t.Errorf("the newer record was touched: %v", err)
+	}
+	if ids := s.IDs(); len(ids) != 2 || !s.Has(good) || !s.Has(newer) || s.Has(torn) || s.Has(half) || s.Has("..") {
+		t.Errorf("ids on record: %v", ids)
+	}
+	if !strings.Contains(errors.Join(bad...).Error(), filepath.Join(dir, "quarantine")) {
+		t.Errorf("nobody is told where the torn record went: %v", bad)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "pods", "."+half)); err == nil {
 		t.Error("the half-made record is still there")

@@ -136,7 +136,7 @@ func Build(in Input) (*Result, error) {
 		return nil, err
 	}
 	b.spec = &specs.Spec{
-		Version: specs.Version, Hostname: "", Annotations: b.annotations(),
+		Version: ociVersion, Hostname: "", Annotations: b.annotations(),
 		Root:    &specs.Root{Path: in.Rootfs, Readonly: b.sc.GetReadonlyRootfs() || in.Node.ReadOnly},
 		Process: &specs.Process{},
 		Linux:   &specs.Linux{CgroupsPath: in.CgroupsPath},
@@ -148,6 +148,10 @@ func Build(in Input) (*Result, error) {
 	}
 	return &Result{Spec: b.spec, User: b.user, Notes: b.notes}, nil
 }
+
+// ociVersion is what our specs need at least; runtimes of some distributions (crun
+// before 1.9) refuse all that is newer.
+const ociVersion = "1.0.2"
 
 // contradictions refuses requests whose parts exclude each other.
 func (b *builder) contradictions() error {
@@ -229,7 +233,7 @@ func Infra(in Input, executable string) *specs.Spec {
 	b := &builder{in: &in, sc: &cri.LinuxContainerSecurityContext{}}
 	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "infra"}}
 	b.spec = &specs.Spec{
-		Version: specs.Version, Annotations: b.annotations(),
+		Version: ociVersion, Annotations: b.annotations(),
 		Root: &specs.Root{Path: in.Rootfs, Readonly: true},
 		Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{}},

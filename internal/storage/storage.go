@@ -42,7 +42,12 @@ type Options struct {
 // Store is an open store.
 type Store struct {
 	store storage.Store
-	opts  Options
+	// durable is the same store through a second handle, which forces the files of
+	// a layer to the disk before the layer is listed. Images are written through
+	// it. A lease is not worth that (a syncfs takes from 5 to 200 ms and ends no
+	// sooner for other people's writes): a power cut ends its container too.
+	durable storage.Store
+	opts    Options
 
 	mu    sync.Mutex
 	sizes map[string]Usage // of layers that images are made of; they never change
@@ -58,23 +63,42 @@ const owner = "monocrio"
 
 // Open opens or makes the store.
 func Open(o Options) (*Store, error) {
-	driverOptions := o.DriverOptions
-	if o.Driver == "overlay" && !has(driverOptions, "overlay.sync=") {
-		driverOptions = append([]string{"overlay.sync=filesystem"}, driverOptions...)
-	}
 	// The library would make it passable for root alone; users of user namespaces
 	// must get through to their own layers.
 	if err := os.MkdirAll(o.Root, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the image store, %s (driver %s): %w", o.Root, o.Driver, err)
 	}
-	s, err := storage.GetStore(types.StoreOptions{
+	options := types.StoreOptions{
 		GraphRoot: o.Root, RunRoot: o.RunRoot, ImageStore: o.ImageStore,
-		GraphDriverName: o.Driver, GraphDriverOptions: driverOptions,
-	})
+		GraphDriverName: o.Driver, GraphDriverOptions: o.DriverOptions,
+	}
+	s, err := storage.GetStore(options)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store at %s with driver %s: %w", o.Root, o.Driver, err)
 	}
-	return &Store{store: s, opts: o, sizes: map[string]Usage{}}, nil
+	durable := s
+	if o.Driver == "overlay" && !has(o.DriverOptions, "overlay.sync=") {
+		options.RunRoot = filepath.Join(o.RunRoot, "pulls") // another folder makes it another handle
+		options.GraphDriverOptions = append([]string{"overlay.sync=filesystem"}, o.DriverOptions...)
+		if durable, err = storage.GetStore(options); err != nil {
+			s.Free()
+			return nil, fmt.Errorf("cannot open the image store at %s for pulls: %w", o.Root, err)
+		}
+	}
+	if err := letThrough(s.GraphRoot()); err != nil {
+		return nil, fmt.Errorf("cannot let users of other namespaces pass to their files: %w", err)
+	}
+	return &Store{store: s, durable: durable, opts: o, sizes: map[string]Usage{}}, nil
+}
+
+// letThrough lets everybody pass a folder, not read it: the root of a user namespace
+// is a common user outside, and its files are below.
+func letThrough(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil || fi.Mode().Perm()&0o011 == 0o011 {
+		return err
+	}
+	return os.Chmod(dir, fi.Mode().Perm()|0o011)
 }
 
 func has(options []string, prefix string) bool {
@@ -88,6 +112,7 @@ func has(options []string, prefix string) bool {
 
 // Close lets go of the store. Mounted leases stay mounted.
 func (s *Store) Close() error {
+	s.durable.Free()
 	s.store.Free()
 	return nil
 }
@@ -95,6 +120,7 @@ func (s *Store) Close() error {
 // Teardown unmounts what the store keeps mounted for itself; for an end that must
 // leave nothing behind.
 func (s *Store) Teardown() error {
+	s.durable.Free()
 	_, err := s.store.Shutdown(false)
 	s.store.Free()
 	return errors.Join(err, mount.Unmount(filepath.Join(s.opts.Root, s.opts.Driver)))
@@ -102,6 +128,9 @@ func (s *Store) Teardown() error {
 
 // Raw is the library's store, for package image.
 func (s *Store) Raw() storage.Store { return s.store }
+
+// Durable is the handle through which images are written.
+func (s *Store) Durable() storage.Store { return s.durable }
 
 // Driver is the name of the storage driver.
 func (s *Store) Driver() string { return s.store.GraphDriverName() }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	graphdriver "go.podman.io/storage/drivers"
+
 	"archive/tar"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -376,5 +378,38 @@ func TestOpenErrors(t *testing.T) {
 	}
 	if !errs.Is(kind(fmt.Errorf("x: %w", unix.ENOSPC)), errs.KindExhausted) || !errs.Is(kind(storage.ErrLayerUnknown), errs.KindNotFound) {
 		t.Error("kinds of errors")
+	}
+}
+
+// Images are written so that a layer is listed only when its files are on the disk;
+// leases do not pay for that. Both handles see the same store.
+func TestHandles(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Options{Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run"), Driver: "overlay", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Skip("no overlay here: ", err)
+	}
+	defer s.Teardown()
+	for _, c := range []struct {
+		store storage.Store
+		want  graphdriver.SyncMode
+	}{{s.Durable(), graphdriver.SyncModeFilesystem}, {s.Raw(), graphdriver.SyncModeNone}} {
+		d, err := c.store.GraphDriver()
+		if err != nil || d.SyncMode() != c.want {
+			t.Errorf("mode %v, want %v: %v", d.SyncMode(), c.want, err)
+		}
+	}
+	l, err := s.Durable().CreateLayer("", "", nil, "", false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Raw().Layer(l.ID); err != nil {
+		t.Errorf("what one handle wrote, the other does not see: %v", err)
+	}
+	if err := s.Raw().DeleteLayer(l.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Durable().Layer(l.ID); err == nil {
+		t.Error("what one handle deleted, the other still sees")
 	}
 }

@@ -298,6 +298,12 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 // pidfd ends the wait if it died instead.
 func (r *Runtime) release(ctx context.Context, id string, pid int) error {
 	path := filepath.Join(r.o.Root, id, "exec.fifo")
+	// Before the fifo: a short program may be over the moment it is let go.
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
+	}
+	defer unix.Close(pidfd)
 	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return errs.Precondition("cannot start container %s: somebody else started it", id)
@@ -306,11 +312,6 @@ func (r *Runtime) release(ctx context.Context, id string, pid int) error {
 		return fmt.Errorf("cannot start container %s: open %s: %w", id, path, err)
 	}
 	defer unix.Close(fifo)
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return errs.Precondition("cannot start container %s: its process %d is gone", id, pid)
-	}
-	defer unix.Close(pidfd)
 	err = waitFor(ctx, startTimeout, fmt.Sprintf("process %d to start", pid), pollable{fifo, unix.POLLIN}, pollable{pidfd, unix.POLLIN})
 	if err != nil {
 		return fmt.Errorf("cannot start container %s: %w", id, err)

@@ -249,7 +249,7 @@ func TestRandomKills(t *testing.T) {
 	w.Pull()
 	s := newSteady(w)
 	held := w.Holds()
-	const rounds, parallel = 30, 3
+	const rounds, parallel = 20, 3
 	for round := range rounds {
 		results := make(chan error, parallel)
 		lives := make([]*life, parallel)

@@ -225,6 +225,32 @@ func TestKilledDuringPull(t *testing.T) {
 	}
 }
 
+// The daemon's end does not wait for a pull, and leaves nothing of it.
+func TestStopDuringPull(t *testing.T) {
+	w := world.New(t, world.Options{})
+	ref := add(t, w, "stopped", 3<<20)
+	w.Registry.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 1000})
+	done := make(chan error, 1)
+	go func() {
+		_, err := pullImage(w, ref)
+		done <- err
+	}()
+	w.Eventually("the pull is in the middle", func() bool {
+		e, _ := filepath.Glob(filepath.Join(w.Dir, "root/monocrio-pulls/*/*"))
+		return len(e) > 0
+	})
+	w.Stop()
+	if err := <-done; status.Code(err) != codes.Unavailable {
+		t.Errorf("%v", err)
+	}
+	noPull(t, w, filepath.Join(w.Dir, "root"))
+	w.Registry.SetFaults(registry.Faults{})
+	w.Start()
+	if _, err := pullImage(w, ref); err != nil {
+		t.Error(err)
+	}
+}
+
 // A disk that is full: pulls say so, running containers and other images are not
 // hurt, and after a removal all is well.
 func TestPullOntoFullDisk(t *testing.T) {

@@ -88,7 +88,10 @@ func TestDuringStop(t *testing.T) {
 	short, end := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	_, err := w.StopContainer(short, &cri.StopContainerRequest{ContainerId: ctr, Timeout: 3600})
 	end()
-	refused(t, "impatient stop", err, codes.DeadlineExceeded)
+	// The deadline may be noticed on either side of the socket first.
+	if c := status.Code(err); c != codes.DeadlineExceeded && c != codes.Canceled {
+		t.Errorf("impatient stop: %v", err)
+	}
 	if _, err := w.RemovePodSandbox(w.Ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Error(err)
 	}

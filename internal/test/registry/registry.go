@@ -116,6 +116,13 @@ func (r *Registry) AddBlob(data []byte) string {
 	return d
 }
 
+// Blob returns a blob, nil if it is not there.
+func (r *Registry) Blob(digest string) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.blobs[digest]
+}
+
 // AddManifest keeps a manifest under its digest and, if tag is not empty, a tag.
 func (r *Registry) AddManifest(name, tag, mediaType string, data []byte) string {
 	m := manifest{mediaType: mediaType, data: data, digest: Digest(data)}

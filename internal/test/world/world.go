@@ -94,6 +94,9 @@ func New(t testing.TB, o Options) *World {
 		t.Fatal(err)
 	}
 	dir, err := os.MkdirTemp("/tmp", "mw") // short: sockets live in it
+	if err == nil {
+		err = os.Chmod(dir, 0o711) // as /var/lib is: mapped users look for their files below
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
