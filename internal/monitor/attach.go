@@ -47,7 +47,7 @@ func Attach(ctx context.Context, at string, s AttachStreams) error {
 	defer conn.Close()
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if s.Resize != nil {
 		go passSizes(inner, bundle, s.Resize)
