@@ -3,7 +3,6 @@ package cni_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -368,14 +367,5 @@ const bridge46 = `{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"ipMa
 	"ipam":{"type":"host-local","ranges":[[{"subnet":"10.85.0.0/16"}],[{"subnet":"fd00:85::/64"}]]}}`
 
 const portmapConf = `{"type":"portmap","capabilities":{"portMappings":true}}`
-
-func jsonOf(t testing.TB, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
 
 func deadline(ms int) time.Time { return time.Now().Add(time.Duration(ms) * time.Millisecond) }

@@ -144,7 +144,7 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 	if err != nil {
 		return "", err
 	}
-	defer policy.Destroy()
+	defer func() { _ = policy.Destroy() }()
 	for _, n := range names {
 		sys := s.sys(creds)
 		sys.DockerBearerRegistryToken = token

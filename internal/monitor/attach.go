@@ -47,7 +47,7 @@ func Attach(ctx context.Context, at string, s AttachStreams) error {
 	defer conn.Close()
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if s.Resize != nil {
 		go passSizes(inner, bundle, s.Resize)
@@ -129,7 +129,7 @@ func passInput(conn *os.File, stdin io.Reader) {
 		}
 	}
 	if raw, err := conn.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 	}
 }
 

@@ -186,7 +186,7 @@ func start(ctx context.Context, s *Spawn) (p Process, err error) {
 			return p, fmt.Errorf("cannot place monitor: %w", err)
 		}
 	}
-	startW.Write([]byte{0}) // a monitor that is gone already says why below
+	_, _ = startW.Write([]byte{0}) // a monitor that is gone already says why below
 	startW.Close()
 	if err := awaitBackground(ctx, first, said); err != nil {
 		killMonitor(s)
@@ -352,9 +352,9 @@ func killMonitor(s *Spawn) {
 		return
 	}
 	defer p.Close()
-	p.Signal(unix.SIGKILL)
+	_ = p.Signal(unix.SIGKILL)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	p.Wait(ctx)
+	_ = p.Wait(ctx)
 	proc.Reap(id.Pid) // ours if this process is a subreaper or process 1
 }

@@ -199,7 +199,7 @@ func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle stri
 			return nil
 		}
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-		m.Monitors.Wait(short, p.Monitor)
+		_ = m.Monitors.Wait(short, p.Monitor) // the time limit is the common end
 		cancel()
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)

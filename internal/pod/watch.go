@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/linux/proc"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Reasons of a container's end, as kubectl shows them.
@@ -133,10 +132,4 @@ func (m *Manager) publish(e Event) {
 	if m.OnEvent != nil {
 		m.OnEvent(e)
 	}
-}
-
-// isLive tells whether a container still has a process.
-func isLive(s *ContainerStatus) bool {
-	st := s.State()
-	return st == cri.ContainerState_CONTAINER_RUNNING || st == cri.ContainerState_CONTAINER_CREATED
 }

@@ -12,7 +12,6 @@ package spec
 import (
 	"fmt"
 	"maps"
-	"sort"
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -249,18 +248,8 @@ func Infra(in Input, executable string) *specs.Spec {
 	}
 	b.spec.Annotations["io.kubernetes.cri-o.ContainerType"] = "sandbox"
 	b.spec.Annotations["io.kubernetes.cri.container-type"] = "sandbox"
-	b.namespaces()
+	_ = b.namespaces() // an error only by its form, that of the builder's steps
 	return b.spec
-}
-
-// sorted returns the keys of a map in order.
-func sorted[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 func upper(names []string) []string {

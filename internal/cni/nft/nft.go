@@ -343,7 +343,7 @@ func (t *Table) locked(f func(*conn) error) error {
 	// Soon after something was deleted the end of a socket makes the kernel wait, ten
 	// milliseconds and more and with its own lock held, until the memory is free.
 	// Later there is nothing to wait for.
-	defer time.AfterFunc(linger, func() { c.CloseLasting() })
+	defer time.AfterFunc(linger, func() { _ = c.CloseLasting() })
 	k := &conn{t: t, c: c, table: &nftables.Table{Name: t.Name, Family: t.Family}}
 	for i, s := range t.Sets {
 		// The number is given here because the library would count in a variable

@@ -42,7 +42,7 @@ func pinWithUser(r *PinRequest, keep func(task string) error) error {
 	}
 	defer func() {
 		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Wait() // killed: its status says nothing
 	}()
 	task := strconv.Itoa(cmd.Process.Pid)
 	if r.Hostname != "" || len(r.Sysctls) > 0 {

@@ -47,7 +47,7 @@ func (m *monitor) create() error {
 	if old, err := readSmall(adj, m.in); err == nil {
 		m.oldOOM = string([]byte(old))
 	}
-	writeFile(adj, "-1000", 0, 0)
+	_ = writeFile(adj, "-1000", 0, 0)
 	return nil
 }
 

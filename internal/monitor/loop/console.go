@@ -121,6 +121,6 @@ func setNewlines(tty int) {
 	var t syscall.Termios
 	if ioctl(tty, syscall.TCGETS, unsafe.Pointer(&t)) == nil {
 		t.Oflag |= syscall.ONLCR
-		ioctl(tty, syscall.TCSETS, unsafe.Pointer(&t))
+		_ = ioctl(tty, syscall.TCSETS, unsafe.Pointer(&t))
 	}
 }

@@ -60,7 +60,7 @@ func (m *monitor) exitCommand() int {
 		}
 	}
 	if m.oldOOM != "" {
-		writeFile("/proc/self/oom_score_adj", m.oldOOM, 0, 0)
+		_ = writeFile("/proc/self/oom_score_adj", m.oldOOM, 0, 0)
 	}
 	closeFrom3()
 	args := append([]string{m.o.ExitCommand}, m.o.ExitArgs...)

@@ -203,7 +203,7 @@ func waitStart(fd int) {
 		return
 	}
 	buf := make([]byte, 64)
-	readNow(fd, buf)
+	_, _ = readNow(fd, buf)
 	syscall.Close(fd)
 }
 

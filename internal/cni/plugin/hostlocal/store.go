@@ -110,7 +110,7 @@ func (s *store) release(gone func(owner) bool) error {
 	if err := s.Lock(); err != nil {
 		return err
 	}
-	defer s.Unlock()
+	defer func() { _ = s.Unlock() }()
 	return s.each(func(ip net.IP, o owner) error {
 		if !gone(o) {
 			return nil
