@@ -72,7 +72,7 @@ func (a *app) command(args []string) *cobra.Command {
 	f.StringVar(&a.root, "root", "", "folder of the containers' state (default /run/runc)")
 	f.BoolVar(&a.systemd, "systemd-cgroup", false, "let systemd make the cgroups; cgroupsPath is slice:prefix:name")
 	f.StringVar(&a.logFile, "log", "", "file for messages (default standard error)")
-	f.StringVar(&a.logFormat, "log-format", "text", "form of the messages: text or json")
+	f.StringVar(&a.logFormat, "log-format", "text", "form of the messages: text, json, or plain (no time, no level)")
 	f.BoolVar(&a.debug, "debug", false, "write debugging messages")
 	f.StringVar(&a.rootless, "rootless", "auto", "ignore missing rights over cgroups: true, false or auto")
 	showVersion := root.Flags().BoolP("version", "v", false, "print the version")
@@ -99,8 +99,10 @@ func (a *app) begin(*cobra.Command, []string) error {
 	case "text":
 	case "json":
 		a.logs.JSON = true
+	case "plain":
+		a.logs.Plain = true
 	default:
-		return errs.Invalid("log format %q is not known; use text or json", a.logFormat)
+		return errs.Invalid("log format %q is not known; use text, json or plain", a.logFormat)
 	}
 	if a.logFile != "" {
 		f, err := os.OpenFile(a.logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0o644)

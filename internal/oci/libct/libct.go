@@ -83,7 +83,7 @@ func Init() { libcontainer.Init() }
 // Command tells a monitor how to run this runtime: this executable under the
 // name "runc".
 func (r *Runtime) Command() (path, argv0 string, globalArgs []string) {
-	globalArgs = []string{"--root", r.o.Root}
+	globalArgs = []string{"--log-format", "plain", "--root", r.o.Root}
 	if r.o.Systemd {
 		globalArgs = append(globalArgs, "--systemd-cgroup")
 	}

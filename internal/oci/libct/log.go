@@ -12,8 +12,10 @@ import (
 // and does not call this.
 type Diagnostics struct {
 	// To gets the lines; nil leaves them on standard error.
-	To    io.Writer
-	JSON  bool
+	To   io.Writer
+	JSON bool
+	// Plain writes the text alone, for a caller that passes it on to people.
+	Plain bool
 	Debug bool
 }
 
@@ -25,6 +27,9 @@ func (d Diagnostics) Apply() {
 	if d.JSON {
 		logrus.SetFormatter(new(logrus.JSONFormatter))
 	}
+	if d.Plain {
+		logrus.SetFormatter(plain{})
+	}
 	if d.Debug {
 		logrus.SetLevel(logrus.DebugLevel)
 	}
@@ -35,3 +40,14 @@ func (Diagnostics) Error(err error) { logrus.Error(err) }
 
 // Warn writes a warning.
 func (Diagnostics) Warn(text string) { logrus.Warn(text) }
+
+// plain is the form of a message without time and level; what is no error says so.
+type plain struct{}
+
+// Format implements logrus.Formatter.
+func (plain) Format(e *logrus.Entry) ([]byte, error) {
+	if e.Level > logrus.ErrorLevel {
+		return []byte(e.Level.String() + ": " + e.Message + "\n"), nil
+	}
+	return []byte(e.Message + "\n"), nil
+}

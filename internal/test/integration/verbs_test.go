@@ -182,3 +182,19 @@ func TestLists(t *testing.T) {
 		t.Errorf("pod status: %v %v", st, err)
 	}
 }
+
+// What the kubelet shows of a program that is not there is for people.
+func TestAbsentProgram(t *testing.T) {
+	w := world.New(t, world.Options{})
+	w.Pull()
+	pod := w.Pod("absent", nil)
+	c := w.CtrConfig("main", "")
+	c.Command = []string{"/no/such/program"}
+	_, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: w.PodConfig("absent")})
+	if err == nil || !strings.Contains(err.Error(), "/no/such/program") || strings.Contains(err.Error(), "level=") {
+		t.Errorf("%v", err)
+	}
+	if r, err := w.ListContainers(w.Ctx(), &cri.ListContainersRequest{}); err != nil || len(r.GetContainers()) != 0 {
+		t.Errorf("left: %v %v", r, err)
+	}
+}
