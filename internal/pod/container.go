@@ -12,6 +12,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -217,6 +218,7 @@ func (c *Container) killAll(ctx context.Context, h *Handler) error {
 			last = errors.Join(last, h.Runtime.Resume(ctx, c.id))
 			last = errors.Join(last, h.Runtime.Kill(ctx, c.id, syscall.SIGKILL, true))
 		}
+		c.killInit()
 		select {
 		case <-c.exited:
 			return nil
@@ -230,6 +232,19 @@ func (c *Container) killAll(ctx context.Context, h *Handler) error {
 		stuck = stuckText(p.Init)
 	}
 	return errors.Join(fmt.Errorf("container %s does not end %s after SIGKILL%s", c.id, killTime, stuck), last)
+}
+
+// killInit kills the first process without the runtime, whose state may be lost. The
+// process is the recorded one: its start time is compared.
+func (c *Container) killInit() {
+	p := c.view().Status.Process
+	if p == nil {
+		return
+	}
+	if fd, err := proc.Open(p.Init); err == nil {
+		err = errors.Join(fd.Signal(unix.SIGKILL), fd.Close())
+		c.m.Log.Debug("killed the first process", "ctr", c.id, "err", err)
+	}
 }
 
 // stuckText says where a process hangs in the kernel.

@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -196,5 +198,22 @@ func TestAbsentProgram(t *testing.T) {
 	}
 	if r, err := w.ListContainers(w.Ctx(), &cri.ListContainersRequest{}); err != nil || len(r.GetContainers()) != 0 {
 		t.Errorf("left: %v %v", r, err)
+	}
+}
+
+// A container whose runtime has lost its state is stopped all the same.
+func TestRuntimeStateLost(t *testing.T) {
+	w := world.New(t, world.Options{})
+	w.Pull()
+	pod := w.Pod("lost", nil)
+	ctr := w.Ctr(pod, "main", "trap '' TERM; while :; do sleep 0.1; done", nil)
+	if err := os.RemoveAll(filepath.Join(w.Dir, "run", "runtime", "runc", ctr)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.StopContainer(w.Ctx(), &cri.StopContainerRequest{ContainerId: ctr}); err != nil {
+		t.Fatal(err)
+	}
+	if st := w.Status(ctr); st.GetState() != cri.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 137 {
+		t.Errorf("after the stop: %v", st)
 	}
 }
