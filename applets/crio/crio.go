@@ -33,6 +33,10 @@ type command struct {
 
 // Main runs the applet crio.
 func Main(args []string) int {
+	// Threads that enter a pod's namespaces are not used again and end. The first one
+	// cannot end: Go would park it there, and the namespace would live as long as the
+	// daemon. So it stays with this goroutine, which enters none.
+	runtime.LockOSThread()
 	c := &command{flags: config.Default()}
 	root := &cobra.Command{
 		Use: "crio", Short: "Kubernetes Container Runtime Interface daemon", Args: cobra.NoArgs,

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 			os.Exit(appletcni.Main(p, os.Args))
 		}
 	}
+	// Threads that enter namespaces end there. The first one cannot end: it would be
+	// parked, and hold its namespace for ever.
+	runtime.LockOSThread()
 	os.Exit(m.Run())
 }
 
