@@ -1,19 +1,16 @@
 package pod
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/linux/mount"
-	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/record"
 )
@@ -231,13 +228,6 @@ func (m *Manager) endStray(ctx context.Context, id, bundle string) error {
 		return err
 	}
 	return m.endProcess(ctx, h.Name, id, bundle, nil)
-}
-
-// monitorOf tells whether a process is the monitor of a bundle: its arguments say
-// so. Pids are reused; a pid file alone proves nothing.
-func monitorOf(id proc.ID, bundle string) bool {
-	args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(id.Pid), "cmdline"))
-	return err == nil && id.Start != 0 && bytes.Contains(append([]byte{0}, args...), []byte("\x00"+bundle+"\x00"))
 }
 
 // sweepSoon wakes the sweeper.

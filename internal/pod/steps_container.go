@@ -111,7 +111,7 @@ func (r *ContainerRequest) sharesPID() bool {
 }
 
 func (c *Container) bundleDown(context.Context) error {
-	if p := c.m.findMonitor(c.bundle()); p != nil { // the next try must find it too
+	if p := findMonitor(c.bundle()); p != nil { // the next try must find it too
 		return fmt.Errorf("it is used by the monitor, process %d", p.Monitor.Pid)
 	}
 	return errors.Join(os.RemoveAll(c.bundle()), c.m.removeExit(c.id))
@@ -143,7 +143,7 @@ func (m *Manager) spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 	path, _, args := h.Runtime.Command()
 	return monitor.Spawn{
 		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
-		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: filepath.Join(bundle, "monitor.pid"),
+		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: monitorPidFile(bundle),
 		ExitDir: m.ExitsDir, PersistDir: bundle, SocketDir: m.AttachDir,
 		LogPath: log, LogSizeMax: m.LogSizeMax, NoSyncLog: m.NoSyncLog,
 		Runtime: path, RuntimeArgs: args, Systemd: m.SystemdCgroup, NoPivot: m.NoPivot, CgroupFD: -1,
@@ -194,7 +194,7 @@ func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle stri
 		if err := h.Runtime.Delete(ctx, id, true); err != nil {
 			return err
 		}
-		p := m.findMonitor(bundle)
+		p := findMonitor(bundle)
 		if p == nil {
 			return nil
 		}
@@ -207,23 +207,15 @@ func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle stri
 	}
 }
 
-// findMonitor looks for a monitor that was started but not recorded, by the pid
-// file that it writes.
-func (m *Manager) findMonitor(bundle string) *Process {
-	data, err := os.ReadFile(filepath.Join(bundle, "monitor.pid"))
-	if err != nil {
-		return nil
+// findMonitor looks for a monitor that was started but not recorded.
+func findMonitor(bundle string) *Process {
+	if id, ok := monitor.Find(bundle, monitorPidFile(bundle)); ok {
+		return &Process{Monitor: id}
 	}
-	pid, err := strconv.Atoi(string(data))
-	if err != nil {
-		return nil
-	}
-	id := findProcess(pid)
-	if !monitorOf(id, bundle) {
-		return nil
-	}
-	return &Process{Monitor: id}
+	return nil
 }
+
+func monitorPidFile(bundle string) string { return filepath.Join(bundle, "monitor.pid") }
 
 // sharedPID tells whether the pod's containers share one PID namespace.
 func (p *Pod) sharedPID() bool {
