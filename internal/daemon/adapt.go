@@ -16,6 +16,7 @@ import (
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // The engines know no pod; these few lines let them stand where pod's seams are.
@@ -55,6 +56,16 @@ func (c cgroups) Create(ctx context.Context, path string, limits *specs.LinuxRes
 
 func (c cgroups) Remove(ctx context.Context, path string) error {
 	return cgroup.Remove(ctx, c.driver, path)
+}
+
+// removeParent deletes the cgroup above our pods' own, if nobody is in it.
+func (c cgroups) removeParent() {
+	if c.driver != cgroup.Cgroupfs {
+		return // a slice goes with its last unit
+	}
+	for _, dir := range cgroup.Dirs(filepath.Dir(c.ownParent(""))) {
+		_ = unix.Rmdir(dir) // not there, or another daemon's pods are
+	}
 }
 
 // rootfs implements pod.Rootfs.

@@ -195,5 +195,8 @@ func Teardown(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		return errors.Join(errs.Precondition("cannot tear down: %d pods are left; remove them first", n), p.close())
 	}
 	p.pods.Close()
+	if driver, err := cgroupDriver(c); err == nil {
+		cgroups{driver}.removeParent()
+	}
 	return errors.Join(p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
 }

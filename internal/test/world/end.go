@@ -13,13 +13,14 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // end removes all pods through the daemon, ends it, takes its own things down and
 // looks for what is left.
 func (w *World) end() {
-	defer os.RemoveAll(w.Dir)
+	defer w.remove()
 	if w.daemon == nil {
 		return
 	}
@@ -55,6 +56,15 @@ func (w *World) end() {
 	if w.T.Failed() {
 		w.T.Logf("the daemon's log:\n%s", w.log)
 	}
+}
+
+// remove deletes the world's folder. A daemon that was refused at its start has left
+// the image store's mount, which the next start would use.
+func (w *World) remove() {
+	for _, m := range w.mounts() {
+		_ = unix.Unmount(strings.TrimPrefix(m, "mount "), unix.MNT_DETACH)
+	}
+	os.RemoveAll(w.Dir)
 }
 
 // Leaks lists what a daemon without pods should not have left in this world, except
