@@ -286,7 +286,8 @@ func (s *Service) Remove(_ context.Context, ref string) error {
 	switch _, err := s.store.DeleteImage(img.ID, true); {
 	case errors.Is(err, storage.ErrImageUsedByContainer), errors.Is(err, storage.ErrLayerUsedByContainer):
 		return errs.Precondition("cannot remove image %s: %w; remove it first", ref, err)
-	case err != nil && !errors.Is(err, storage.ErrImageUnknown):
+	case errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrNotAnImage): // another call was quicker
+	case err != nil:
 		return fmt.Errorf("cannot remove image %s: %w", ref, err)
 	}
 	s.mu.Lock()

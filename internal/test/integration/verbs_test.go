@@ -217,3 +217,23 @@ func TestRuntimeStateLost(t *testing.T) {
 		t.Errorf("after the stop: %v", st)
 	}
 }
+
+// Calls that remove the same image at once all succeed: absence is what they want.
+func TestRemoveImageAtOnce(t *testing.T) {
+	w := world.New(t, world.Options{})
+	for range 10 {
+		id := w.Pull()
+		failed := make(chan error, 8)
+		for range cap(failed) {
+			go func() {
+				_, err := w.Images.RemoveImage(w.Ctx(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: id}})
+				failed <- err
+			}()
+		}
+		for range cap(failed) {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
