@@ -228,6 +228,9 @@ func hangUp(t *testing.T, r *Rig) {
 
 // attachLeaks comes and goes often; the monitor must hold nothing of it.
 func attachLeaks(t *testing.T, r *Rig) {
+	if r.Foreign {
+		t.Skip("older releases now and then end when a client leaves, under load")
+	}
 	b := r.Box(t, "while :; do echo x; sleep 0.005; done")
 	b.Spawn.Stdin, b.Spawn.LeaveStdinOpen = true, true
 	b.Run()
