@@ -60,7 +60,7 @@ type Runtime struct {
 	PidsLimit            int64    `toml:"pids_limit" flag:"pids-limit" doc:"most processes of one container; -1: no limit"`
 	LogSizeMax           int64    `toml:"log_size_max" flag:"log-size-max" doc:"bytes at which a container log starts anew; -1: never"`
 	NoSyncLog            bool     `toml:"no_sync_log" flag:"no-sync-log" doc:"do not force a log to the disk when its container ends"`
-	CtrStopTimeout       int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" doc:"seconds that a stop without a grace period waits before SIGKILL"`
+	CtrStopTimeout       int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" doc:"accepted for old files, without effect: every stop of the CRI names its grace period"`
 	ContainerExitsDir    string   `toml:"container_exits_dir" flag:"container-exits-dir" doc:"where monitors leave exit codes; empty: exits in run_dir"`
 	ContainerAttachDir   string   `toml:"container_attach_socket_dir" flag:"container-attach-socket-dir" doc:"where attach sockets are reachable; empty: attach in run_dir"`
 	LogLevel             string   `toml:"log_level" flag:"log-level" live:"yes" doc:"least level that is logged: trace, debug, info, warn, error"`

@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"time"
 
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
@@ -31,9 +30,6 @@ type Deps struct {
 	Features *cri.RuntimeFeatures
 	// Systemd says that the systemd cgroup driver is used.
 	Systemd bool
-	// StopGrace is used by stops without a grace period that must not kill at
-	// once.
-	StopGrace time.Duration
 	// Config is shown by a verbose Status.
 	Config any
 	Log    *slog.Logger

@@ -77,7 +77,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	p.deps = cri.Deps{Pods: p.pods, Images: p.images, Store: p.store, NetworkStatus: p.network.Status,
 		Handlers: func() []*api.RuntimeHandler { return handlerFeatures(hs, sm) },
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
-		Systemd:  driver == cgroup.Systemd, StopGrace: time.Duration(c.Runtime.CtrStopTimeout) * time.Second, Config: c, Log: log}
+		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
 	return p, nil
 }
 
@@ -155,7 +155,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
 		ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
-		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace), StopGrace: time.Duration(c.Runtime.CtrStopTimeout) * time.Second,
+		MakeTime:   time.Duration(c.Runtime.ContainerCreateGrace),
 		LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot,
 		SystemdCgroup: driver == cgroup.Systemd, Sysctls: sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images},

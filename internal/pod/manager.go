@@ -31,9 +31,7 @@ type Options struct {
 	// Boot is the kernel's boot id.
 	Boot string
 	// MakeTime bounds the making of one pod or container.
-	MakeTime time.Duration
-	// StopGrace is the grace period of a stop that names none.
-	StopGrace     time.Duration
+	MakeTime      time.Duration
 	LogSizeMax    int64
 	NoSyncLog     bool
 	NoPivot       bool

@@ -13,7 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/monocrio/monocrio/internal/spec"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -28,20 +28,13 @@ func containerSteps() []step[*Container] {
 func (c *Container) rootfsUp(ctx context.Context) error {
 	l := Lease{ID: c.id, Pod: c.pod.id, Image: c.req.Image.ID}
 	if u := c.pod.req.UserNS(); u != nil {
-		l.UIDs, l.GIDs = specMap(u.GetUids()), specMap(u.GetGids())
+		l.UIDs, l.GIDs = spec.IDMap(u.GetUids()), spec.IDMap(u.GetGids())
 	}
 	if err := c.m.Rootfs.Lease(ctx, l); err != nil {
 		return err
 	}
 	_, err := c.m.Rootfs.Mount(ctx, c.id)
 	return err
-}
-
-func specMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
-	for _, e := range list {
-		m = append(m, specs.LinuxIDMapping{ContainerID: e.GetContainerId(), HostID: e.GetHostId(), Size: e.GetLength()})
-	}
-	return m
 }
 
 func (c *Container) rootfsDown(ctx context.Context) error {

@@ -132,11 +132,12 @@ func (b *builder) mount(r Mount) (specs.Mount, error) {
 		opts = append(opts, o)
 	}
 	m := specs.Mount{Destination: dst, Type: "bind", Source: r.Source, Options: opts}
-	m.UIDMappings, m.GIDMappings = idMap(r.GetUidMappings()), idMap(r.GetGidMappings())
+	m.UIDMappings, m.GIDMappings = IDMap(r.GetUidMappings()), IDMap(r.GetGidMappings())
 	return m, nil
 }
 
-func idMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
+// IDMap turns the CRI's id mappings into the specification's.
+func IDMap(list []*cri.IDMapping) (m []specs.LinuxIDMapping) {
 	for _, e := range list {
 		m = append(m, specs.LinuxIDMapping{ContainerID: e.GetContainerId(), HostID: e.GetHostId(), Size: e.GetLength()})
 	}
