@@ -7,6 +7,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -57,7 +58,7 @@ func (s *Server) ListContainers(_ context.Context, r *cri.ListContainersRequest)
 }
 
 // imageSpec names the image as people know it.
-func imageSpec(v *pod.ContainerView) *cri.ImageSpec {
+func imageSpec(v *state.ContainerView) *cri.ImageSpec {
 	in := v.Request.Config.GetImage()
 	return &cri.ImageSpec{Image: v.Request.Image.Name, Annotations: in.GetAnnotations(), UserSpecifiedImage: in.GetUserSpecifiedImage()}
 }
@@ -72,7 +73,7 @@ func (s *Server) ContainerStatus(_ context.Context, r *cri.ContainerStatusReques
 	return &cri.ContainerStatusResponse{Status: containerStatus(&v), Info: extra}, err
 }
 
-func containerInfo(v *pod.ContainerView, bundle string) map[string]any {
+func containerInfo(v *state.ContainerView, bundle string) map[string]any {
 	m := map[string]any{"sandboxID": v.Request.Pod, "bundle": bundle, "handler": v.Request.Handler, "config": v.Request.Config}
 	if p := v.Status.Process; p != nil {
 		m["pid"], m["monitorPid"] = p.Init.Pid, p.Monitor.Pid
@@ -80,12 +81,12 @@ func containerInfo(v *pod.ContainerView, bundle string) map[string]any {
 	return m
 }
 
-func containerStatus(v *pod.ContainerView) *cri.ContainerStatus {
+func containerStatus(v *state.ContainerView) *cri.ContainerStatus {
 	c, st := v.Request.Config, v.Status
 	out := &cri.ContainerStatus{
 		Id: v.ID, Metadata: c.GetMetadata(), State: st.State(), CreatedAt: st.CreatedAt, StartedAt: st.StartedAt, FinishedAt: st.FinishedAt,
 		ExitCode: st.ExitCode, Reason: st.Reason, Message: st.Message, Image: imageSpec(v), ImageRef: v.Request.Image.Ref, ImageId: v.Request.Image.ID,
-		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Mounts: c.GetMounts(), LogPath: v.Request.LogPath, StopSignal: pod.StopSignal(v),
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Mounts: c.GetMounts(), LogPath: v.Request.LogPath, StopSignal: v.Request.StopSignalName(),
 	}
 	if r := c.GetLinux().GetResources(); r != nil {
 		out.Resources = &cri.ContainerResources{Linux: r}

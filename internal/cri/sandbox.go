@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/errs"
-	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -44,19 +44,19 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequ
 	return &cri.PodSandboxStatusResponse{Status: podStatus(&v), Info: extra}, err
 }
 
-func podInfo(v *pod.PodView) map[string]any {
+func podInfo(v *state.PodView) map[string]any {
 	return map[string]any{"cgroup": v.Request.Cgroup, "network": v.Request.Network.Name, "networkFile": v.Request.Network.File,
 		"networkOwed": v.Status.Owed, "infra": v.Status.Infra, "phase": v.Status.Phase, "config": v.Request.Config}
 }
 
-func podState(v *pod.PodView) cri.PodSandboxState {
-	if v.Status.Phase == pod.Ready {
+func podState(v *state.PodView) cri.PodSandboxState {
+	if v.Status.Phase == state.Ready {
 		return cri.PodSandboxState_SANDBOX_READY
 	}
 	return cri.PodSandboxState_SANDBOX_NOTREADY
 }
 
-func podStatus(v *pod.PodView) *cri.PodSandboxStatus {
+func podStatus(v *state.PodView) *cri.PodSandboxStatus {
 	c := v.Request.Config
 	st := &cri.PodSandboxStatus{
 		Id: v.ID, Metadata: c.GetMetadata(), State: podState(v), CreatedAt: v.Status.CreatedAt,

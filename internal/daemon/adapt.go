@@ -14,6 +14,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/storage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -78,12 +79,12 @@ func (r rootfs) Lease(ctx context.Context, l pod.Lease) error {
 // images implements pod.Images.
 type images struct{ *image.Service }
 
-func (s images) Resolve(ctx context.Context, ref string) (pod.Image, error) {
+func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
 	i, err := s.Find(ctx, ref)
 	if err != nil {
-		return pod.Image{}, err
+		return state.Image{}, err
 	}
-	out := pod.Image{ID: i.ID, Ref: i.ID, Name: ref, Config: i.Config}
+	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Config: i.Config}
 	if len(i.RepoDigests) > 0 {
 		out.Ref = i.RepoDigests[0]
 	}

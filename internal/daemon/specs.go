@@ -22,6 +22,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux"
@@ -193,7 +194,7 @@ func (m *specMaker) Infra(_ context.Context, r pod.SpecRequest) (*specs.Spec, er
 }
 
 // Container implements pod.Specs.
-func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *pod.User, error) {
+func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
 	in := m.input(&r)
 	in.Config, in.Image = r.Config, r.Image.Config
 	var err error
@@ -231,7 +232,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	}
 	m.relabel(&in, res.Spec)
 	u := res.User
-	return res.Spec, &pod.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
+	return res.Spec, &state.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
 }
 
 // checkAppArmor refuses a profile that the kernel does not have.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -20,7 +21,7 @@ import (
 type Container struct {
 	m   *Manager
 	id  string
-	req ContainerRequest
+	req state.ContainerRequest
 	pod *Pod
 
 	op     flight.Lock   // lifecycle: climb, start, remove
@@ -30,13 +31,13 @@ type Container struct {
 	freeing sync.Mutex
 
 	mu      sync.Mutex // guards what follows
-	status  ContainerStatus
+	status  state.ContainerStatus
 	stopper *stopper
 	watched bool
 	gone    bool // the record is deleted
 }
 
-func (m *Manager) newContainer(id string, p *Pod, req ContainerRequest, st ContainerStatus) *Container {
+func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st state.ContainerStatus) *Container {
 	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), exited: make(chan struct{})}
 	if st.FinishedAt != 0 {
 		close(c.exited)
@@ -56,15 +57,15 @@ func containerName(pod string, md *cri.ContainerMetadata) string {
 
 func (c *Container) name() string { return containerName(c.req.Pod, c.req.Config.GetMetadata()) }
 
-func (c *Container) view() ContainerView {
+func (c *Container) view() state.ContainerView {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return ContainerView{ID: c.id, Request: c.req, Status: c.status}
+	return state.ContainerView{ID: c.id, Request: c.req, Status: c.status}
 }
 
 // transition is the only way in which a container's status changes: the record
 // first, then memory, then the event. change works on a copy and may refuse.
-func (c *Container) transition(change func(*ContainerStatus) error) error {
+func (c *Container) transition(change func(*state.ContainerStatus) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {
@@ -186,7 +187,10 @@ func (c *Container) terminate(s *stopper) error {
 		return err
 	}
 	if s.left() > 0 {
-		sig := c.stopSignal()
+		sig, known := c.req.StopSignal()
+		if !known {
+			c.m.Log.Warn("the image names a stop signal that does not exist; SIGTERM is used", "ctr", c.id, "signal", c.req.Image.Config.StopSignal)
+		}
 		if err := h.Runtime.Kill(ctx, c.id, sig, false); err != nil {
 			c.m.Log.Debug("cannot send the stop signal", "ctr", c.id, "signal", sig, "err", err)
 		}
@@ -258,7 +262,7 @@ func stuckText(id proc.ID) string {
 
 // finish records the end of the process.
 func (c *Container) finish(at time.Time, code int32, reason, message string) error {
-	err := c.transition(func(s *ContainerStatus) error {
+	err := c.transition(func(s *state.ContainerStatus) error {
 		if s.FinishedAt == 0 {
 			// The time of a file is some milliseconds coarse.
 			s.FinishedAt, s.ExitCode, s.Reason, s.Message = max(at.UnixNano(), s.StartedAt), code, reason, message

@@ -5,7 +5,7 @@
 //
 // A pod is the CRI's sandbox: pinned namespaces, a cgroup, files, a place in the
 // network. A container belongs to one pod; its process is watched by a monitor,
-// which outlives the daemon. A record is what is on disk about one of them; memory
+// which outlives the daemon. A record (package state) is what is on disk about one of them; memory
 // is a cache of the records, and the kernel is asked for facts.
 //
 // # States

@@ -22,6 +22,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -186,19 +187,19 @@ func (f fakeRootfs) Leases(context.Context) ([]string, error) { return nil, nil 
 
 type fakeImages struct{}
 
-func (fakeImages) Resolve(_ context.Context, ref string) (Image, error) {
+func (fakeImages) Resolve(_ context.Context, ref string) (state.Image, error) {
 	if ref == "absent" {
-		return Image{}, errs.NotFound("image", ref)
+		return state.Image{}, errs.NotFound("image", ref)
 	}
-	return Image{ID: ref, Ref: ref, Name: ref}, nil
+	return state.Image{ID: ref, Ref: ref, Name: ref}, nil
 }
 
 type fakeSpecs struct{ n *node }
 
-func (f fakeSpecs) Container(context.Context, SpecRequest) (*specs.Spec, *User, error) {
+func (f fakeSpecs) Container(context.Context, SpecRequest) (*specs.Spec, *state.User, error) {
 	f.n.mu.Lock()
 	defer f.n.mu.Unlock()
-	return &specs.Spec{}, &User{}, f.n.fails("Container spec")
+	return &specs.Spec{}, &state.User{}, f.n.fails("Container spec")
 }
 
 func (f fakeSpecs) Infra(context.Context, SpecRequest) (*specs.Spec, error) {

@@ -10,11 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/monocrio/monocrio/internal/cni"
+	"github.com/monocrio/monocrio/internal/cni/owed"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/record"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -59,10 +60,9 @@ type Manager struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
-	pods     *record.Store[PodRequest, PodStatus]
-	ctrs     *record.Store[ContainerRequest, ContainerStatus]
-	debts    *record.Store[debt, debtStatus]
-	debtMu   sync.Mutex // a listing clears away what is half written
+	pods     *record.Store[state.PodRequest, state.PodStatus]
+	ctrs     *record.Store[state.ContainerRequest, state.ContainerStatus]
+	debts    owed.Ledger
 	podIndex *flight.Index[*Pod]
 	ctrIndex *flight.Index[*Container]
 	podSteps []step[*Pod]
@@ -76,11 +76,11 @@ func New(o Options) (*Manager, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
 	quarantine := filepath.Join(o.StateDir, "quarantine")
-	var err, err2, err3 error
-	m.pods, err = record.Open[PodRequest, PodStatus](filepath.Join(o.StateDir, "pods"), quarantine, "pod")
-	m.ctrs, err2 = record.Open[ContainerRequest, ContainerStatus](filepath.Join(o.StateDir, "containers"), quarantine, "container")
-	m.debts, err3 = record.Open[debt, debtStatus](filepath.Join(o.StateDir, "owed"), quarantine, "debt")
-	if err := errors.Join(err, err2, err3); err != nil {
+	var err, err2 error
+	m.pods, err = record.Open[state.PodRequest, state.PodStatus](filepath.Join(o.StateDir, "pods"), quarantine, "pod")
+	m.ctrs, err2 = record.Open[state.ContainerRequest, state.ContainerStatus](filepath.Join(o.StateDir, "containers"), quarantine, "container")
+	m.debts = owed.Ledger{Detach: o.Network.Detach, Patience: undoTime / 2, Log: o.Log}
+	if err := errors.Join(err, err2, m.debts.Open(filepath.Join(o.StateDir, "owed"), quarantine)); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		return "", err
 	}
 	held := func(p *Pod) error {
-		if v := p.view(); v.Status.Phase != Ready {
+		if v := p.view(); v.Status.Phase != state.Ready {
 			return errs.Errorf(errs.KindAlreadyExists, "cannot run pod %s: pod %s of that name is %s; remove it first", p.name(), p.id, v.Status.Phase)
 		}
 		return nil
@@ -113,7 +113,7 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 	ctx, cancel := context.WithTimeout(m.ctx, m.MakeTime)
 	defer cancel()
 	id := ident.New()
-	req := PodRequest{Config: PodConfig{config}, Handler: h.Name}
+	req := state.PodRequest{Config: state.PodConfig{PodSandboxConfig: config}, Handler: h.Name}
 	var err error
 	if req.Cgroup, req.OwnCgroup, err = m.Cgroups.ParentPath(config.GetLinux().GetCgroupParent(), id); err != nil {
 		return "", err
@@ -123,7 +123,7 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 			return "", err
 		}
 	}
-	p := m.newPod(id, req, PodStatus{Phase: Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
+	p := m.newPod(id, req, state.PodStatus{Phase: state.Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
 	if err := p.check(); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
@@ -136,7 +136,7 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 	undone, err := climb(ctx, m.podSteps, p)
 	if err == nil {
 		crashPoint("pod", "ready", "before-transition")
-		if err = p.transition(func(s *PodStatus) { s.Phase = Ready }); err == nil {
+		if err = p.transition(func(s *state.PodStatus) { s.Phase = state.Ready }); err == nil {
 			p.watchInfra()
 			return id, nil
 		}
@@ -160,7 +160,7 @@ func (m *Manager) dropPod(p *Pod, undone bool) {
 		}
 		p.logErr(err) // without that the record must stay
 	}
-	p.logErr(p.transition(func(s *PodStatus) { s.Phase = Removing }))
+	p.logErr(p.transition(func(s *state.PodStatus) { s.Phase = state.Removing }))
 	m.sweepSoon()
 }
 
@@ -188,14 +188,14 @@ func (p *Pod) stop(ctx context.Context) error {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
 	defer p.op.Release()
-	if v := p.view(); v.Status.Phase != Ready && v.Status.Infra == nil && !v.Status.Attached {
+	if v := p.view(); v.Status.Phase != state.Ready && v.Status.Infra == nil && !v.Status.Attached {
 		return nil
 	}
 	crashPoint("pod", "notready", "before-transition")
 	// First, so that a pod that lost half of what it stands on never counts as ready.
-	if err := p.transition(func(s *PodStatus) {
-		if s.Phase == Ready {
-			s.Phase = NotReady
+	if err := p.transition(func(s *state.PodStatus) {
+		if s.Phase == state.Ready {
+			s.Phase = state.NotReady
 		}
 	}); err != nil {
 		return err
@@ -255,8 +255,8 @@ func (p *Pod) unmake(ctx context.Context) error {
 		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
 	}
 	defer p.op.Release()
-	if p.view().Status.Phase != Removing {
-		if err := p.transition(func(s *PodStatus) { s.Phase = Removing }); err != nil {
+	if p.view().Status.Phase != state.Removing {
+		if err := p.transition(func(s *state.PodStatus) { s.Phase = state.Removing }); err != nil {
 			return err
 		}
 	}
@@ -273,18 +273,18 @@ func (p *Pod) unmake(ctx context.Context) error {
 }
 
 // Pod returns one pod by id or by the beginning of its id.
-func (m *Manager) Pod(id string) (PodView, error) {
+func (m *Manager) Pod(id string) (state.PodView, error) {
 	p, err := m.podIndex.Find(id)
 	if err != nil {
-		return PodView{}, err
+		return state.PodView{}, err
 	}
 	return p.view(), nil
 }
 
 // Pods returns all pods that are made; those being made or removed are not listed.
-func (m *Manager) Pods() (list []PodView) {
+func (m *Manager) Pods() (list []state.PodView) {
 	for _, p := range m.podIndex.All() {
-		if v := p.view(); v.Status.Phase == Ready || v.Status.Phase == NotReady {
+		if v := p.view(); v.Status.Phase == state.Ready || v.Status.Phase == state.NotReady {
 			list = append(list, v)
 		}
 	}
@@ -348,17 +348,4 @@ func (c *Container) processSpec() (*specs.Process, error) {
 		return nil, fmt.Errorf("cannot exec in container %s: %w", c.id, err)
 	}
 	return spec.Process, nil
-}
-
-// debt is a CNI DEL that is owed for a pod that is gone.
-type debt struct {
-	Config  cni.Config  `json:"config"`
-	Request cni.Request `json:"request"`
-	Result  []byte      `json:"result"`
-}
-
-type debtStatus struct {
-	Since int64  `json:"since"`
-	Tries int    `json:"tries"`
-	Error string `json:"error"`
 }

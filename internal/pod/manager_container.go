@@ -9,7 +9,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
-	"github.com/monocrio/monocrio/internal/linux/signal"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -26,7 +26,7 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 	}
 	held := func(c *Container) error {
 		v := c.view()
-		if v.Status.Phase == Live && v.Status.State() == cri.ContainerState_CONTAINER_CREATED {
+		if v.Status.Phase == state.Live && v.Status.State() == cri.ContainerState_CONTAINER_CREATED {
 			return nil
 		}
 		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
@@ -46,14 +46,14 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	id := ident.New()
-	req := ContainerRequest{Pod: p.id, Config: ContainerConfig{config}, Handler: p.req.Handler, Image: image}
+	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image}
 	if req.LogPath, err = m.logPath(p, id, config); err != nil {
 		return "", err
 	}
 	if req.Target, err = m.target(p, config); err != nil {
 		return "", err
 	}
-	c := m.newContainer(id, p, req, ContainerStatus{Phase: Creating, Boot: m.Boot})
+	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
 	c.op <- struct{}{}
 	defer c.op.Release()
 	if err := m.ctrs.Create(id, req, c.status); err != nil {
@@ -63,8 +63,8 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 	undone, err := climb(ctx, m.ctrSteps, c)
 	if err == nil {
 		crashPoint("container", "created", "before-transition")
-		err = c.transition(func(s *ContainerStatus) error {
-			s.Phase, s.CreatedAt = Live, time.Now().UnixNano()
+		err = c.transition(func(s *state.ContainerStatus) error {
+			s.Phase, s.CreatedAt = state.Live, time.Now().UnixNano()
 			return nil
 		})
 		if err == nil {
@@ -88,7 +88,7 @@ func (m *Manager) dropContainer(c *Container, undone bool) {
 	m.sweepSoon()
 }
 
-func toRemoving(s *ContainerStatus) error { s.Phase = Removing; return nil }
+func toRemoving(s *state.ContainerStatus) error { s.Phase = state.Removing; return nil }
 
 // maxFileName is the longest name of a file, in bytes, with room for what log
 // rotation adds.
@@ -105,7 +105,7 @@ func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	if l := config.GetLogPath(); l != "" && (!filepath.IsLocal(l) || strings.ContainsRune(l, 0) || len(filepath.Base(l)) > maxFileName) {
 		return errs.Invalid("cannot create container %s: log_path %q is no file below the pod's log directory", name, l)
 	}
-	if s := config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && signal.Parse(signalName(s)) == 0 {
+	if s := config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && state.ParseSignal(s) == 0 {
 		return errs.Invalid("cannot create container %s: stop_signal %s: Linux has no such signal", name, s)
 	}
 	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
@@ -115,7 +115,7 @@ func checkContainer(p *Pod, config *cri.ContainerConfig) error {
 	if net := o.GetNetwork(); (net == cri.NamespaceMode_NODE) != p.req.HostNetwork() {
 		return errs.Invalid("cannot create container %s: its network namespace %s contradicts that of pod %s", name, net, p.id)
 	}
-	if o.GetPid() == cri.NamespaceMode_POD && !p.sharedPID() {
+	if o.GetPid() == cri.NamespaceMode_POD && !p.req.SharedPID() {
 		return errs.Invalid("cannot create container %s: it asks for the pod's PID namespace, but pod %s shares none", name, p.id)
 	}
 	return nil
@@ -170,7 +170,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	}
 	defer c.op.Release()
 	st := c.view().Status
-	if s := st.State(); st.Phase != Live || s != cri.ContainerState_CONTAINER_CREATED {
+	if s := st.State(); st.Phase != state.Live || s != cri.ContainerState_CONTAINER_CREATED {
 		return errs.Precondition("cannot start container %s: it is %s, only a created container can be started", c.id, stateWord(s))
 	}
 	h, err := m.Handlers.Handler(c.req.Handler)
@@ -188,7 +188,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 		return err
 	}
 	crashPoint("container", "started", "before-transition")
-	return c.transition(func(s *ContainerStatus) error {
+	return c.transition(func(s *state.ContainerStatus) error {
 		s.StartedAt = began.UnixNano()
 		if s.FinishedAt != 0 { // it was quicker than we
 			s.FinishedAt = max(s.FinishedAt, s.StartedAt)
@@ -249,7 +249,7 @@ func (c *Container) remove(ctx context.Context) error {
 	}
 	defer c.op.Release()
 	c.m.ctrIndex.FreeName(c.name(), c.id)
-	if c.view().Status.Phase != Removing {
+	if c.view().Status.Phase != state.Removing {
 		if err := c.transition(toRemoving); err != nil {
 			return err
 		}
@@ -265,22 +265,22 @@ func (c *Container) remove(ctx context.Context) error {
 
 // Container returns one container by id or by the beginning of its id; one that is
 // being made is not found.
-func (m *Manager) Container(id string) (ContainerView, error) {
+func (m *Manager) Container(id string) (state.ContainerView, error) {
 	c, err := m.ctrIndex.Find(id)
 	if err != nil {
-		return ContainerView{}, err
+		return state.ContainerView{}, err
 	}
 	v := c.view()
-	if v.Status.Phase == Creating {
-		return ContainerView{}, errs.NotFound("container", id)
+	if v.Status.Phase == state.Creating {
+		return state.ContainerView{}, errs.NotFound("container", id)
 	}
 	return v, nil
 }
 
 // Containers returns all containers that are made.
-func (m *Manager) Containers() (list []ContainerView) {
+func (m *Manager) Containers() (list []state.ContainerView) {
 	for _, c := range m.ctrIndex.All() {
-		if v := c.view(); v.Status.Phase == Live {
+		if v := c.view(); v.Status.Phase == state.Live {
 			list = append(list, v)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -206,7 +207,7 @@ func (k *model) end(p *modelPod, c *modelCtr) {
 	if p.infra && p.ready && !p.stopping && k.random.IntN(4) == 0 {
 		k.note("infra of %s ends", p.id)
 		k.n.finish(p.id, 1)
-		k.await("the pod without infra is not ready", func() bool { v, err := k.m.Pod(p.id); return err == nil && v.Status.Phase == NotReady })
+		k.await("the pod without infra is not ready", func() bool { v, err := k.m.Pod(p.id); return err == nil && v.Status.Phase == state.NotReady })
 		p.ready = false
 		return
 	}
@@ -252,10 +253,10 @@ func (k *model) stop(ctx context.Context, p *modelPod) {
 	// How far it came is the manager's to say; forward only.
 	p.stopping = true
 	v, err := k.m.Pod(p.id)
-	if err != nil || v.Status.Phase == Ready && !p.ready {
+	if err != nil || v.Status.Phase == state.Ready && !p.ready {
 		k.fatalf("after a failed stop: %s %v", v.Status.Phase, err)
 	}
-	p.ready = v.Status.Phase == Ready
+	p.ready = v.Status.Phase == state.Ready
 	for _, c := range p.ctrs {
 		v, err := k.m.Container(c.id)
 		if err != nil || v.Status.State() < c.state {
@@ -280,7 +281,7 @@ func (k *model) remove(ctx context.Context, name string, p *modelPod) {
 // compare holds the manager's lists against the model.
 func (k *model) compare() {
 	k.t.Helper()
-	pods, ctrs := map[string]Phase{}, map[string]cri.ContainerState{}
+	pods, ctrs := map[string]state.Phase{}, map[string]cri.ContainerState{}
 	ours := map[string]bool{}
 	for _, v := range k.m.Pods() {
 		if v.Request.Config.GetMetadata().GetNamespace() == fmt.Sprint("w", k.worker) {
@@ -293,7 +294,7 @@ func (k *model) compare() {
 		}
 	}
 	for name, p := range k.pods {
-		if got := pods[p.id]; (got == Ready) != p.ready || got == "" {
+		if got := pods[p.id]; (got == state.Ready) != p.ready || got == "" {
 			k.fatalf("pod %s is %q, ready should be %t", name, got, p.ready)
 		}
 		delete(pods, p.id)

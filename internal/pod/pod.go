@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/flight"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -15,7 +16,7 @@ import (
 type Pod struct {
 	m   *Manager
 	id  string
-	req PodRequest
+	req state.PodRequest
 
 	// gate lets creates and starts in while the pod is ready; a stop closes it and
 	// cancels life, so that what is being made gives up.
@@ -25,14 +26,14 @@ type Pod struct {
 	op   flight.Lock // lifecycle: climb, stop, remove
 
 	mu     sync.Mutex // guards what follows
-	status PodStatus
+	status state.PodStatus
 	gone   bool // the record is deleted
 }
 
-func (m *Manager) newPod(id string, req PodRequest, st PodStatus) *Pod {
+func (m *Manager) newPod(id string, req state.PodRequest, st state.PodStatus) *Pod {
 	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock()}
 	p.life, p.end = context.WithCancel(m.ctx)
-	if st.Phase != Creating && st.Phase != Ready {
+	if st.Phase != state.Creating && st.Phase != state.Ready {
 		p.gate.CloseNow()
 		p.end()
 	}
@@ -54,15 +55,15 @@ func podName(md *cri.PodSandboxMetadata) string {
 func (p *Pod) name() string { return podName(p.req.Config.GetMetadata()) }
 
 // view returns a consistent copy.
-func (p *Pod) view() PodView {
+func (p *Pod) view() state.PodView {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return PodView{ID: p.id, Request: p.req, Status: p.status}
+	return state.PodView{ID: p.id, Request: p.req, Status: p.status}
 }
 
 // transition is the only way in which a pod's status changes: the record first,
 // then memory, then the event. change works on a copy.
-func (p *Pod) transition(change func(*PodStatus)) error {
+func (p *Pod) transition(change func(*state.PodStatus)) error {
 	p.mu.Lock()
 	if p.gone {
 		p.mu.Unlock()
@@ -83,11 +84,11 @@ func (p *Pod) transition(change func(*PodStatus)) error {
 	return nil
 }
 
-func podEvent(ph Phase) cri.ContainerEventType {
+func podEvent(ph state.Phase) cri.ContainerEventType {
 	switch ph {
-	case Ready:
+	case state.Ready:
 		return cri.ContainerEventType_CONTAINER_STARTED_EVENT
-	case NotReady:
+	case state.NotReady:
 		return cri.ContainerEventType_CONTAINER_STOPPED_EVENT
 	}
 	return cri.ContainerEventType_CONTAINER_CREATED_EVENT

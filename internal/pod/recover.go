@@ -3,16 +3,16 @@ package pod
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/cni/owed"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/oci"
-	"github.com/monocrio/monocrio/internal/record"
+	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
 // Recover makes the facts obey the records, before the first call is served. The
@@ -70,19 +70,19 @@ func (m *Manager) load() error {
 	for _, r := range pods {
 		p := m.newPod(r.ID, r.Request, r.Status)
 		m.podIndex.Add(p.name(), p.id, p)
-		if r.Status.Phase == Removing {
+		if r.Status.Phase == state.Removing {
 			m.podIndex.FreeName(p.name(), p.id)
 		}
 	}
 	for _, r := range ctrs {
 		p, err := m.podIndex.Find(r.Request.Pod)
 		if err != nil { // its pod's record is lost: a pod that only serves to unmake it
-			p = m.newPod(r.Request.Pod, PodRequest{Handler: r.Request.Handler}, PodStatus{Phase: Removing})
-			r.Status.Phase = Removing
+			p = m.newPod(r.Request.Pod, state.PodRequest{Handler: r.Request.Handler}, state.PodStatus{Phase: state.Removing})
+			r.Status.Phase = state.Removing
 		}
 		c := m.newContainer(r.ID, p, r.Request, r.Status)
 		m.ctrIndex.Add(c.name(), c.id, c)
-		if r.Status.Phase == Removing {
+		if r.Status.Phase == state.Removing {
 			m.ctrIndex.FreeName(c.name(), c.id)
 		}
 	}
@@ -92,7 +92,7 @@ func (m *Manager) load() error {
 func (c *Container) recover(ctx context.Context) {
 	st := c.view().Status
 	switch {
-	case st.Phase != Live:
+	case st.Phase != state.Live:
 		c.op <- struct{}{}
 		defer c.op.Release()
 		undone := descend(ctx, c.m.ctrSteps, c)
@@ -110,13 +110,13 @@ func (c *Container) recover(ctx context.Context) {
 
 // adopt watches a container again. The daemon may have died between the start and
 // its record: the runtime knows.
-func (c *Container) adopt(ctx context.Context, st ContainerStatus) {
+func (c *Container) adopt(ctx context.Context, st state.ContainerStatus) {
 	if st.StartedAt == 0 {
 		h, err := c.m.Handlers.Handler(c.req.Handler)
 		if err == nil {
 			var s oci.State
 			if s, err = h.Runtime.State(ctx, c.id); err == nil && s.Status == oci.Running {
-				err = c.transition(func(s *ContainerStatus) error { s.StartedAt = time.Now().UnixNano(); return nil })
+				err = c.transition(func(s *state.ContainerStatus) error { s.StartedAt = time.Now().UnixNano(); return nil })
 			}
 		}
 		c.logErr("cannot find out whether a container runs", err)
@@ -127,7 +127,7 @@ func (c *Container) adopt(ctx context.Context, st ContainerStatus) {
 func (p *Pod) recover(ctx context.Context) {
 	st := p.view().Status
 	switch {
-	case st.Phase == Creating || st.Phase == Removing:
+	case st.Phase == state.Creating || st.Phase == state.Removing:
 		for _, c := range p.containers() {
 			p.logErr(c.remove(ctx))
 		}
@@ -136,11 +136,11 @@ func (p *Pod) recover(ctx context.Context) {
 		undone := descend(ctx, p.m.podSteps, p)
 		p.logErr(undone)
 		p.m.dropPod(p, undone == nil)
-	case st.Phase == Ready && st.Boot != p.m.Boot:
+	case st.Phase == state.Ready && st.Boot != p.m.Boot:
 		p.becomeNotReady(ctx, "the node was restarted")
-	case st.Phase == Ready && !p.intact(st):
+	case st.Phase == state.Ready && !p.intact(st):
 		p.becomeNotReady(ctx, "its namespaces or its infra process are gone")
-	case st.Phase == Ready:
+	case st.Phase == state.Ready:
 		p.watchInfra()
 	}
 }
@@ -151,17 +151,17 @@ func (p *Pod) becomeNotReady(ctx context.Context, why string) {
 	p.gate.CloseNow()
 	p.end()
 	p.logErr(descend(ctx, p.m.stepsNamed("network", "infra"), p))
-	p.logErr(p.transition(func(s *PodStatus) { s.Phase, s.IPs = NotReady, nil }))
+	p.logErr(p.transition(func(s *state.PodStatus) { s.Phase, s.IPs = state.NotReady, nil }))
 }
 
 // intact tells whether what the pod stands on is still there.
-func (p *Pod) intact(st PodStatus) bool {
+func (p *Pod) intact(st state.PodStatus) bool {
 	for _, k := range p.kinds() {
 		if !mount.IsNamespace(filepath.Join(p.runDir(), string(k))) {
 			return false
 		}
 	}
-	return !p.sharedPID() || st.Infra != nil && st.Infra.Init.Alive()
+	return !p.req.SharedPID() || st.Infra != nil && st.Infra.Init.Alive()
 }
 
 // sweepOrphans removes what bears our mark and has no record: it was quarantined,
@@ -181,11 +181,8 @@ func (m *Manager) sweepOrphans(ctx context.Context) {
 			valid = append(valid, id)
 		}
 	}
-	debts, _, e := m.listDebts()
-	for _, d := range debts {
-		valid = append(valid, d.ID)
-	}
-	if err = errors.Join(err, e, m.Network.GC(ctx, valid)); err != nil {
+	debtors, e := m.debts.IDs()
+	if err = errors.Join(err, e, m.Network.GC(ctx, append(valid, debtors...))); err != nil {
 		m.Log.Error("not everything without a record could be removed", "err", err)
 	}
 }
@@ -264,32 +261,28 @@ func (m *Manager) sweeper() {
 }
 
 // sweep tries everything that is owed once and returns how much still is.
-func (m *Manager) sweep(ctx context.Context) (owed int) {
+func (m *Manager) sweep(ctx context.Context) (left int) {
 	note := func(what, id string, err error) {
 		if err != nil {
-			owed++
+			left++
 			m.Log.Warn("still owed: "+what, "id", id, "err", err)
 		}
 	}
 	for _, c := range m.ctrIndex.All() {
-		if c.view().Status.Phase == Removing {
+		if c.view().Status.Phase == state.Removing {
 			note("the removal of a container", c.id, c.remove(ctx))
 		}
 	}
 	for _, p := range m.podIndex.All() {
 		switch v := p.view(); {
-		case v.Status.Phase == Removing:
+		case v.Status.Phase == state.Removing:
 			note("the removal of a pod", p.id, p.unmake(ctx))
-		case v.Status.Phase == NotReady && v.Status.Owed != "":
+		case v.Status.Phase == state.NotReady && v.Status.Owed != "":
 			note("the network of a stopped pod", p.id, p.retryNetwork(ctx))
 		}
 	}
-	debts, bad, err := m.listDebts()
-	note("the records of debts", "", errors.Join(append(bad, err)...))
-	for _, d := range debts {
-		note("a CNI DEL", d.ID, m.payDebt(ctx, d.ID, d.Request, d.Status))
-	}
-	return owed
+	note("the network of removed pods", "", m.debts.Pay(ctx))
+	return left
 }
 
 func (p *Pod) retryNetwork(ctx context.Context) error {
@@ -300,7 +293,7 @@ func (p *Pod) retryNetwork(ctx context.Context) error {
 	if err := p.detach(ctx, p.view()); err != nil {
 		return err
 	}
-	return p.transition(func(s *PodStatus) { s.Attached, s.Owed = false, "" })
+	return p.transition(func(s *state.PodStatus) { s.Attached, s.Owed = false, "" })
 }
 
 // keepDebt writes down the CNI DEL that a pod leaves unpaid, before its own record
@@ -315,41 +308,13 @@ func (m *Manager) keepDebt(p *Pod) error {
 		return nil
 	}
 	r.NetNS = ""
-	m.debtMu.Lock()
-	defer m.debtMu.Unlock()
-	if err := m.debts.Delete(p.id); err != nil { // from a removal that stopped here
-		return err
-	}
-	err = m.debts.Create(p.id, debt{Config: p.req.Network, Request: r, Result: v.Status.Result},
-		debtStatus{Since: time.Now().UnixNano(), Error: v.Status.Owed})
+	err = m.debts.Owe(p.id, owed.Debt{Config: p.req.Network, Request: r, Result: v.Status.Result}, v.Status.Owed)
 	m.sweepSoon()
 	return err
 }
 
-func (m *Manager) payDebt(ctx context.Context, id string, d debt, st debtStatus) error {
-	ctx, cancel := context.WithTimeout(ctx, undoTime/2)
-	defer cancel()
-	err := m.Network.Detach(ctx, d.Config, d.Request, d.Result)
-	if err == nil {
-		m.Log.Info("paid: the CNI DEL of a removed pod", "pod", id, "tries", st.Tries+1)
-		m.debtMu.Lock()
-		defer m.debtMu.Unlock()
-		return m.debts.Delete(id)
-	}
-	st.Tries, st.Error = st.Tries+1, err.Error()
-	m.debtMu.Lock()
-	defer m.debtMu.Unlock()
-	return errors.Join(fmt.Errorf("try %d: %w", st.Tries, err), m.debts.Update(id, st))
-}
-
-func (m *Manager) listDebts() ([]record.Record[debt, debtStatus], []error, error) {
-	m.debtMu.Lock()
-	defer m.debtMu.Unlock()
-	return m.debts.All()
-}
-
 // Owed counts the CNI DELs that removed pods still owe.
 func (m *Manager) Owed() int {
-	debts, _, _ := m.listDebts()
-	return len(debts)
+	ids, _ := m.debts.IDs()
+	return len(ids)
 }

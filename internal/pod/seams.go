@@ -10,7 +10,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -71,19 +71,11 @@ type Rootfs interface {
 	Leases(context.Context) ([]string, error)
 }
 
-// Image is what a container needs to know of its image.
-type Image struct {
-	// ID is the image's id, Ref the reference with a digest when one is known,
-	// Name what the user asked for.
-	ID, Ref, Name string
-	Config        v1.ImageConfig
-}
-
 // Images resolves references against the local store (package image).
 type Images interface {
 	// Resolve never pulls; the kind of its error is NotFound if the image is
 	// absent.
-	Resolve(ctx context.Context, ref string) (Image, error)
+	Resolve(ctx context.Context, ref string) (state.Image, error)
 }
 
 // Monitors starts and asks the processes that watch containers (package monitor).
@@ -118,9 +110,9 @@ type Handlers interface {
 // SpecRequest is what the OCI spec of a container is made from.
 type SpecRequest struct {
 	ID      string
-	Pod     View[PodRequest, PodStatus]
+	Pod     state.View[state.PodRequest, state.PodStatus]
 	Config  *cri.ContainerConfig
-	Image   Image
+	Image   state.Image
 	Handler string
 	// Rootfs is the mounted root file system, Files the pod's RUN folder.
 	Rootfs, Files string
@@ -132,7 +124,7 @@ type SpecRequest struct {
 // Specs builds OCI specs (package spec, with the facts of the node).
 type Specs interface {
 	// Container tells also as whom the process begins.
-	Container(context.Context, SpecRequest) (*specs.Spec, *User, error)
+	Container(context.Context, SpecRequest) (*specs.Spec, *state.User, error)
 	// Infra is the spec of the process that holds a shared PID namespace.
 	Infra(context.Context, SpecRequest) (*specs.Spec, error)
 	// Check refuses resources that cannot be meant; nil is fine.

@@ -13,8 +13,8 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func containerSteps() []step[*Container] {
@@ -90,18 +90,13 @@ func (c *Container) pidNamespace() (string, error) {
 		}
 		return pidNSPath(p.Init.Pid), nil
 	}
-	if infra := c.pod.view().Status.Infra; infra != nil && c.req.sharesPID() {
+	if infra := c.pod.view().Status.Infra; infra != nil && c.req.SharesPID() {
 		return pidNSPath(infra.Init.Pid), nil
 	}
 	return "", nil
 }
 
 func pidNSPath(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid), "ns/pid") }
-
-// sharesPID tells whether the container wants the pod's PID namespace.
-func (r *ContainerRequest) sharesPID() bool {
-	return r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == cri.NamespaceMode_POD
-}
 
 func (c *Container) bundleDown(context.Context) error {
 	if p := findMonitor(c.bundle()); p != nil { // the next try must find it too
@@ -128,7 +123,7 @@ func (c *Container) processUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.transition(func(st *ContainerStatus) error { st.Process = p; return nil })
+	return c.transition(func(st *state.ContainerStatus) error { st.Process = p; return nil })
 }
 
 // spawn is what all monitors have in common.
@@ -143,12 +138,12 @@ func (m *Manager) spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 	}
 }
 
-func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*Process, error) {
+func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*state.Process, error) {
 	p, err := m.Monitors.Start(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return &Process{Monitor: p.Monitor, Init: findProcess(p.Container)}, nil
+	return &state.Process{Monitor: p.Monitor, Init: findProcess(p.Container)}, nil
 }
 
 func (c *Container) processDown(ctx context.Context) error {
@@ -160,7 +155,7 @@ func (c *Container) processDown(ctx context.Context) error {
 
 // endProcess kills what runs under an id and frees the runtime's state. The monitor
 // follows its container; one that is known gets some time for its last words.
-func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p *Process) error {
+func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p *state.Process) error {
 	h, err := m.Handlers.Handler(handler)
 	if err != nil {
 		return err
@@ -201,19 +196,14 @@ func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle stri
 }
 
 // findMonitor looks for a monitor that was started but not recorded.
-func findMonitor(bundle string) *Process {
+func findMonitor(bundle string) *state.Process {
 	if id, ok := monitor.Find(bundle, monitorPidFile(bundle)); ok {
-		return &Process{Monitor: id}
+		return &state.Process{Monitor: id}
 	}
 	return nil
 }
 
 func monitorPidFile(bundle string) string { return filepath.Join(bundle, "monitor.pid") }
-
-// sharedPID tells whether the pod's containers share one PID namespace.
-func (p *Pod) sharedPID() bool {
-	return p.req.namespaceOptions().GetPid() == cri.NamespaceMode_POD
-}
 
 // infraID is the runtime's id of a pod's infra process.
 func (p *Pod) infraID() string { return p.id }
@@ -221,7 +211,7 @@ func (p *Pod) infraID() string { return p.id }
 func (p *Pod) infraBundle() string { return filepath.Join(p.runDir(), "infra") }
 
 func (p *Pod) infraUp(ctx context.Context) error {
-	if !p.sharedPID() {
+	if !p.req.SharedPID() {
 		return nil
 	}
 	h, err := p.m.Handlers.Handler(p.req.Handler)
@@ -248,7 +238,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.transition(func(st *PodStatus) { st.Infra = proc }); err != nil {
+	if err := p.transition(func(st *state.PodStatus) { st.Infra = proc }); err != nil {
 		return err
 	}
 	return h.Runtime.Start(ctx, p.infraID())
@@ -266,7 +256,7 @@ func infraRootfs(dir string) error {
 }
 
 func (p *Pod) infraDown(ctx context.Context) error {
-	if !p.sharedPID() {
+	if !p.req.SharedPID() {
 		return nil
 	}
 	if err := p.m.endProcess(ctx, p.req.Handler, p.infraID(), p.infraBundle(), p.view().Status.Infra); err != nil {
@@ -275,5 +265,5 @@ func (p *Pod) infraDown(ctx context.Context) error {
 	if err := p.m.removeExit(p.infraID()); err != nil {
 		return err
 	}
-	return p.transition(func(s *PodStatus) { s.Infra = nil })
+	return p.transition(func(s *state.PodStatus) { s.Infra = nil })
 }

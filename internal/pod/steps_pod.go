@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -274,7 +275,7 @@ func (p *Pod) networkUp(ctx context.Context) error {
 		return err
 	}
 	// A DEL is due from here on, whatever happens to us.
-	if err := p.transition(func(s *PodStatus) { s.Attached = true }); err != nil {
+	if err := p.transition(func(s *state.PodStatus) { s.Attached = true }); err != nil {
 		return err
 	}
 	res, err := p.m.Network.Attach(ctx, p.req.Network, r)
@@ -284,7 +285,7 @@ func (p *Pod) networkUp(ctx context.Context) error {
 	if err := fsx.WriteFile(filepath.Join(p.runDir(), FileHosts), []byte(p.hosts(res.IPs)), 0o644, fsx.Process); err != nil {
 		return err
 	}
-	return p.transition(func(s *PodStatus) { s.IPs, s.Result = res.IPs, res.Raw })
+	return p.transition(func(s *state.PodStatus) { s.IPs, s.Result = res.IPs, res.Raw })
 }
 
 // networkDown gives the addresses back. A plugin that fails does not hold the pod:
@@ -298,12 +299,12 @@ func (p *Pod) networkDown(ctx context.Context) error {
 	if err != nil {
 		p.m.Log.Warn("the network of a pod could not be given back; the CNI DEL is owed and will be tried again", "pod", p.id, "err", err)
 		p.m.sweepSoon()
-		return p.transition(func(s *PodStatus) { s.Owed = err.Error() })
+		return p.transition(func(s *state.PodStatus) { s.Owed = err.Error() })
 	}
-	return p.transition(func(s *PodStatus) { s.Attached, s.Owed = false, "" })
+	return p.transition(func(s *state.PodStatus) { s.Attached, s.Owed = false, "" })
 }
 
-func (p *Pod) detach(ctx context.Context, v PodView) error {
+func (p *Pod) detach(ctx context.Context, v state.PodView) error {
 	r, err := p.networkRequest()
 	if err != nil {
 		return nil // it was refused at the start for the same reason: nothing was attached

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
 // Reasons of a container's end, as kubectl shows them.
@@ -103,11 +104,11 @@ func (p *Pod) watchInfra() {
 		if p.m.Monitors.Wait(p.m.ctx, infra.Monitor) != nil || p.life.Err() != nil { // asked for
 			return
 		}
-		if v := p.view(); v.Status.Phase == Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
+		if v := p.view(); v.Status.Phase == state.Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
 			p.m.Log.Error("the infra process of a pod ended; its shared PID namespace is gone", "pod", p.id)
 			p.gate.CloseNow()
 			p.end()
-			p.logErr(p.transition(func(s *PodStatus) { s.Phase = NotReady }))
+			p.logErr(p.transition(func(s *state.PodStatus) { s.Phase = state.NotReady }))
 		}
 	})
 }

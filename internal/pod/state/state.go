@@ -1,4 +1,8 @@
-package pod
+// Package state is what is recorded about pods and containers: what was asked for
+// (requests, written once), how far it came (statuses, replaced), and the views that
+// are handed out of both. It is data and what can be derived from it; package pod
+// changes it, and nothing else does.
+package state
 
 import (
 	"encoding/json"
@@ -6,6 +10,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -59,6 +64,14 @@ type ContainerRequest struct {
 	LogPath string          `json:"logPath"` // absolute; empty: no log
 	// Target is the container whose PID namespace is joined.
 	Target string `json:"target,omitempty"`
+}
+
+// Image is what a container needs to know of its image.
+type Image struct {
+	// ID is the image's id, Ref the reference with a digest when one is known,
+	// Name what the user asked for.
+	ID, Ref, Name string
+	Config        v1.ImageConfig
 }
 
 // Process is a monitor and the first process of what it watches.
@@ -164,6 +177,16 @@ func (r *PodRequest) HostNetwork() bool {
 
 // HostIPC tells whether the pod lives in the host's IPC namespace.
 func (r *PodRequest) HostIPC() bool { return r.namespaceOptions().GetIpc() == cri.NamespaceMode_NODE }
+
+// SharedPID tells whether the pod's containers share one PID namespace.
+func (r *PodRequest) SharedPID() bool {
+	return r.namespaceOptions().GetPid() == cri.NamespaceMode_POD
+}
+
+// SharesPID tells whether the container wants the pod's PID namespace.
+func (r *ContainerRequest) SharesPID() bool {
+	return r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == cri.NamespaceMode_POD
+}
 
 // UserNS returns the pod's user namespace, nil if it has none of its own.
 func (r *PodRequest) UserNS() *cri.UserNamespace {
