@@ -53,6 +53,7 @@ type Options struct {
 	DefaultNetwork string           // cni_default_network; "" for the first file
 	PluginDirs     []string         // plugin_dirs, searched in this order
 	CacheDir       string           // results, and host-local's leases unless the file says otherwise; "" for DefaultCacheDir
+	Template       string           // cni_conf_template: see SetPodCIDR
 	Plugins        []*plugin.Plugin // the embedded ones: Embedded()
 	Log            *slog.Logger     // nil for none
 }

@@ -105,6 +105,7 @@ type Network struct {
 	DefaultNetwork string   `toml:"cni_default_network" flag:"cni-default-network" doc:"name of the network that pods join; empty: the first file"`
 	NetworkDir     string   `toml:"network_dir" flag:"cni-config-dir" doc:"folder of the CNI configuration files"`
 	PluginDirs     []string `toml:"plugin_dirs" flag:"cni-plugin-dir" doc:"folders of CNI plugins; what is in none of them is embedded"`
+	Template       string   `toml:"cni_conf_template" flag:"cni-conf-template" doc:"a CNI configuration with {{PodCIDR}}, {{PodCIDRRanges}} or {{Routes}} in it, filled into network_dir when the kubelet tells the node's pod CIDR; empty: the pod CIDR is ignored"`
 	CacheDir       string   `toml:"cni_cache_dir" flag:"cni-cache-dir" doc:"results of CNI plugins and address leases"`
 }
 

@@ -88,13 +88,21 @@ func containerStatus(v *state.ContainerView) *cri.ContainerStatus {
 		ExitCode: st.ExitCode, Reason: st.Reason, Message: st.Message, Image: imageSpec(v), ImageRef: v.Request.Image.Ref, ImageId: v.Request.Image.ID,
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Mounts: c.GetMounts(), LogPath: v.Request.LogPath, StopSignal: v.Request.StopSignalName(),
 	}
-	if r := c.GetLinux().GetResources(); r != nil {
+	if r := state.InForce(v); r != nil {
 		out.Resources = &cri.ContainerResources{Linux: r}
 	}
 	if u := st.User; u != nil {
 		out.User = &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: u.UID, Gid: u.GID, SupplementalGroups: u.Groups}}
 	}
 	return out
+}
+
+// UpdateContainerResources changes the limits of a container.
+func (s *Server) UpdateContainerResources(ctx context.Context, r *cri.UpdateContainerResourcesRequest) (*cri.UpdateContainerResourcesResponse, error) {
+	if r.GetLinux() == nil {
+		return nil, errs.Invalid("cannot update container %s: linux is missing, there is nothing else that this node could change", r.GetContainerId())
+	}
+	return &cri.UpdateContainerResourcesResponse{}, s.d.Pods.UpdateContainer(ctx, r.GetContainerId(), r.GetLinux())
 }
 
 // ReopenContainerLog makes a rotated log begin anew.

@@ -13,28 +13,42 @@ import (
 	"google.golang.org/grpc"
 )
 
-// unary wraps every call: a panic becomes an Internal error with its stack in the
-// log, an error is logged once and gets its code, a slow call says so.
-func unary(log *slog.Logger) grpc.UnaryServerInterceptor {
-	var count atomic.Uint64
-	return func(ctx context.Context, req any, call *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-		start, rpc, n := time.Now(), path.Base(call.FullMethod), count.Add(1)
-		defer func() {
-			if p := recover(); p != nil {
-				log.Error("a call panicked; please report this", "rpc", rpc, "req", n, "panic", p, "stack", string(debug.Stack()))
-				resp, err = nil, toStatus(fmt.Errorf("%s panicked: %v", rpc, p))
-			}
-		}()
+// interceptor wraps every call: a panic becomes an Internal error with its stack in
+// the log, an error is logged once and gets its code.
+type interceptor struct {
+	log   *slog.Logger
+	count atomic.Uint64
+}
+
+func (i *interceptor) unary(ctx context.Context, req any, call *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	err = i.wrap(call.FullMethod, func() (err error) {
 		resp, err = next(ctx, req)
-		dur := time.Since(start).Round(time.Microsecond)
-		switch {
-		case err == nil:
-			log.Debug("call", "rpc", rpc, "req", n, "dur", dur)
-		case errs.Is(err, errs.KindNotFound), errs.Is(err, errs.KindCanceled):
-			log.Debug("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)
-		default:
-			log.Warn("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)
+		return err
+	})
+	return resp, err
+}
+
+func (i *interceptor) stream(srv any, s grpc.ServerStream, call *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return i.wrap(call.FullMethod, func() error { return next(srv, s) })
+}
+
+func (i *interceptor) wrap(method string, call func() error) (err error) {
+	start, rpc, n := time.Now(), path.Base(method), i.count.Add(1)
+	defer func() {
+		if p := recover(); p != nil {
+			i.log.Error("a call panicked; please report this", "rpc", rpc, "req", n, "panic", p, "stack", string(debug.Stack()))
+			err = toStatus(fmt.Errorf("%s panicked: %v", rpc, p))
 		}
-		return resp, toStatus(err)
+	}()
+	err = call()
+	dur := time.Since(start).Round(time.Microsecond)
+	switch {
+	case err == nil:
+		i.log.Debug("call", "rpc", rpc, "req", n, "dur", dur)
+	case errs.Is(err, errs.KindNotFound), errs.Is(err, errs.KindCanceled):
+		i.log.Debug("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)
+	default:
+		i.log.Warn("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)
 	}
+	return toStatus(err)
 }

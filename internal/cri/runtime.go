@@ -40,8 +40,8 @@ func (s *Server) RuntimeConfig(context.Context, *cri.RuntimeConfigRequest) (*cri
 	return &cri.RuntimeConfigResponse{Linux: &cri.LinuxRuntimeConfiguration{CgroupDriver: d}}, nil
 }
 
-// UpdateRuntimeConfig accepts what a kubelet sends at its start. The pod CIDR has
-// no use while networks come from files.
-func (s *Server) UpdateRuntimeConfig(context.Context, *cri.UpdateRuntimeConfigRequest) (*cri.UpdateRuntimeConfigResponse, error) {
-	return &cri.UpdateRuntimeConfigResponse{}, nil
+// UpdateRuntimeConfig takes what a kubelet tells when it knows its node: the address
+// ranges of pods.
+func (s *Server) UpdateRuntimeConfig(_ context.Context, r *cri.UpdateRuntimeConfigRequest) (*cri.UpdateRuntimeConfigResponse, error) {
+	return &cri.UpdateRuntimeConfigResponse{}, s.d.SetPodCIDR(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
 }

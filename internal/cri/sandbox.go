@@ -46,7 +46,7 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequ
 
 func podInfo(v *state.PodView) map[string]any {
 	return map[string]any{"cgroup": v.Request.Cgroup, "network": v.Request.Network.Name, "networkFile": v.Request.Network.File,
-		"networkOwed": v.Status.Owed, "infra": v.Status.Infra, "phase": v.Status.Phase, "config": v.Request.Config}
+		"networkOwed": v.Status.Owed, "overhead": v.Status.Overhead, "resources": v.Status.Resources, "infra": v.Status.Infra, "phase": v.Status.Phase, "config": v.Request.Config}
 }
 
 func podState(v *state.PodView) cri.PodSandboxState {
@@ -72,6 +72,11 @@ func podStatus(v *state.PodView) *cri.PodSandboxStatus {
 		}
 	}
 	return st
+}
+
+// UpdatePodSandboxResources takes note of what the kubelet gave a pod.
+func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
+	return &cri.UpdatePodSandboxResourcesResponse{}, s.d.Pods.UpdatePod(ctx, r.GetPodSandboxId(), r.GetOverhead(), r.GetResources())
 }
 
 // ListPodSandbox lists the pods that a filter lets through.

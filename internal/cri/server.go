@@ -22,8 +22,11 @@ type Deps struct {
 	Pods   *pod.Manager
 	Images *image.Service
 	Store  *storage.Store
+	Events *Events
 	// NetworkStatus is nil when pods can be attached to a network.
 	NetworkStatus func(context.Context) error
+	// SetPodCIDR is told the node's address ranges for pods.
+	SetPodCIDR func(string) error
 	// Handlers lists the runtime handlers and their features, the default one
 	// first.
 	Handlers func() []*cri.RuntimeHandler
@@ -44,7 +47,8 @@ type Server struct {
 
 // NewGRPC makes a gRPC server that serves the CRI; the sizes are bytes.
 func NewGRPC(d Deps, maxSend, maxRecv int) *grpc.Server {
-	g := grpc.NewServer(grpc.MaxSendMsgSize(maxSend), grpc.MaxRecvMsgSize(maxRecv), grpc.UnaryInterceptor(unary(d.Log)))
+	i := &interceptor{log: d.Log}
+	g := grpc.NewServer(grpc.MaxSendMsgSize(maxSend), grpc.MaxRecvMsgSize(maxRecv), grpc.UnaryInterceptor(i.unary), grpc.StreamInterceptor(i.stream))
 	s := &Server{d: d}
 	cri.RegisterRuntimeServiceServer(g, s)
 	cri.RegisterImageServiceServer(g, s)

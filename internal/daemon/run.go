@@ -118,6 +118,7 @@ func (p *parts) serve(ctx context.Context) error {
 			p.onSignal(s)
 		case <-ctx.Done():
 			p.log.Info("ending; pods and containers go on")
+			p.events.Close()
 			p.images.Close() // a pull may take long, and its caller asks again
 			drain(g)
 			return fsx.RemoveIfThere(p.conf.API.Listen)

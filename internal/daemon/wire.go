@@ -33,12 +33,13 @@ type parts struct {
 	images  *image.Service
 	network *cni.Network
 	pods    *pod.Manager
+	events  *cri.Events
 	deps    cri.Deps
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
 func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
-	p = &parts{conf: c, log: log}
+	p = &parts{conf: c, log: log, events: cri.NewEvents()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -60,7 +61,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
 		BigFilesDir: c.Image.BigFilesTemporaryDir, ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Log: log})
 	if p.network, err = cni.New(cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork,
-		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Plugins: cni.Embedded(), Log: log}); err != nil {
+		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}); err != nil {
 		return p, err
 	}
 	hs, err := newHandlers(c, bin, driver, log)
@@ -74,7 +75,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
 		return p, err
 	}
-	p.deps = cri.Deps{Pods: p.pods, Images: p.images, Store: p.store, NetworkStatus: p.network.Status,
+	p.deps = cri.Deps{Pods: p.pods, Events: p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: func() []*api.RuntimeHandler { return handlerFeatures(hs, sm) },
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
@@ -159,7 +160,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 		LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot,
 		SystemdCgroup: driver == cgroup.Systemd, Sysctls: sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images},
-		Monitors: monitors{}, Handlers: hs, Specs: sm, Log: p.log,
+		Monitors: monitors{}, Handlers: hs, Specs: sm, Log: p.log, OnEvent: p.events.Publish,
 	})
 }
 

@@ -34,7 +34,8 @@ type Container struct {
 	status  state.ContainerStatus
 	stopper *stopper
 	watched bool
-	gone    bool // the record is deleted
+	began   int64 // when a start that is under way began, in nanoseconds since 1970
+	gone    bool  // the record is deleted
 }
 
 func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st state.ContainerStatus) *Container {
@@ -45,8 +46,11 @@ func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st
 	return c
 }
 
-func (c *Container) kind() string  { return "container" }
-func (c *Container) ident() string { return c.id }
+// Kind implements step.Object.
+func (c *Container) Kind() string { return "container" }
+
+// Ident implements step.Object.
+func (c *Container) Ident() string { return c.id }
 
 // bundle is the folder with config.json, the attach socket and the control fifos.
 func (c *Container) bundle() string { return filepath.Join(c.m.RunDir, "containers", c.id) }
@@ -264,6 +268,9 @@ func stuckText(id proc.ID) string {
 func (c *Container) finish(at time.Time, code int32, reason, message string) error {
 	err := c.transition(func(s *state.ContainerStatus) error {
 		if s.FinishedAt == 0 {
+			if s.StartedAt == 0 { // it was quicker than whoever starts it
+				s.StartedAt = c.began
+			}
 			// The time of a file is some milliseconds coarse.
 			s.FinishedAt, s.ExitCode, s.Reason, s.Message = max(at.UnixNano(), s.StartedAt), code, reason, message
 		}

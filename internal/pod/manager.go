@@ -17,6 +17,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/record"
+	"github.com/monocrio/monocrio/internal/step"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -65,8 +66,8 @@ type Manager struct {
 	debts    owed.Ledger
 	podIndex *flight.Index[*Pod]
 	ctrIndex *flight.Index[*Container]
-	podSteps []step[*Pod]
-	ctrSteps []step[*Container]
+	podSteps step.Table[*Pod]
+	ctrSteps step.Table[*Container]
 	wake     chan struct{} // something is owed: sweep
 }
 
@@ -79,7 +80,7 @@ func New(o Options) (*Manager, error) {
 	var err, err2 error
 	m.pods, err = record.Open[state.PodRequest, state.PodStatus](filepath.Join(o.StateDir, "pods"), quarantine, "pod")
 	m.ctrs, err2 = record.Open[state.ContainerRequest, state.ContainerStatus](filepath.Join(o.StateDir, "containers"), quarantine, "container")
-	m.debts = owed.Ledger{Detach: o.Network.Detach, Patience: undoTime / 2, Log: o.Log}
+	m.debts = owed.Ledger{Detach: o.Network.Detach, Patience: step.UndoTime / 2, Log: o.Log}
 	if err := errors.Join(err, err2, m.debts.Open(filepath.Join(o.StateDir, "owed"), quarantine)); err != nil {
 		m.cancel()
 		return nil, err
@@ -133,14 +134,14 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 		return "", err
 	}
 	m.podIndex.Add(p.name(), id, p)
-	undone, err := climb(ctx, m.podSteps, p)
+	undone, err := m.podSteps.Climb(ctx, p)
 	if err == nil {
-		crashPoint("pod", "ready", "before-transition")
+		step.CrashPoint("pod", "ready", "before-transition")
 		if err = p.transition(func(s *state.PodStatus) { s.Phase = state.Ready }); err == nil {
 			p.watchInfra()
 			return id, nil
 		}
-		undone = descend(ctx, m.podSteps, p) == nil
+		undone = m.podSteps.Descend(ctx, p) == nil
 	}
 	m.dropPod(p, undone)
 	return "", err
@@ -191,7 +192,7 @@ func (p *Pod) stop(ctx context.Context) error {
 	if v := p.view(); v.Status.Phase != state.Ready && v.Status.Infra == nil && !v.Status.Attached {
 		return nil
 	}
-	crashPoint("pod", "notready", "before-transition")
+	step.CrashPoint("pod", "notready", "before-transition")
 	// First, so that a pod that lost half of what it stands on never counts as ready.
 	if err := p.transition(func(s *state.PodStatus) {
 		if s.Phase == state.Ready {
@@ -200,20 +201,8 @@ func (p *Pod) stop(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	crashPoint("pod", "stop", "before-down")
-	return descend(ctx, p.m.stepsNamed("network", "infra"), p)
-}
-
-// stepsNamed picks steps of the pod table, in its order.
-func (m *Manager) stepsNamed(names ...string) (list []step[*Pod]) {
-	for _, s := range m.podSteps {
-		for _, n := range names {
-			if s.name == n {
-				list = append(list, s)
-			}
-		}
-	}
-	return list
+	step.CrashPoint("pod", "stop", "before-down")
+	return p.m.podSteps.Named("network", "infra").Descend(ctx, p)
 }
 
 // stopContainers kills all containers of the pod at once.
@@ -260,15 +249,15 @@ func (p *Pod) unmake(ctx context.Context) error {
 			return err
 		}
 	}
-	crashPoint("pod", "removing", "after-transition")
-	if err := descend(ctx, p.m.podSteps, p); err != nil {
+	step.CrashPoint("pod", "removing", "after-transition")
+	if err := p.m.podSteps.Descend(ctx, p); err != nil {
 		p.m.sweepSoon()
 		return err
 	}
 	if err := p.m.keepDebt(p); err != nil {
 		return err
 	}
-	crashPoint("pod", "record", "before-delete")
+	step.CrashPoint("pod", "record", "before-delete")
 	return p.forget()
 }
 

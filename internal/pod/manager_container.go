@@ -10,6 +10,7 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -60,9 +61,9 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 		return "", err
 	}
 	m.ctrIndex.Add(c.name(), id, c)
-	undone, err := climb(ctx, m.ctrSteps, c)
+	undone, err := m.ctrSteps.Climb(ctx, c)
 	if err == nil {
-		crashPoint("container", "created", "before-transition")
+		step.CrashPoint("container", "created", "before-transition")
 		err = c.transition(func(s *state.ContainerStatus) error {
 			s.Phase, s.CreatedAt = state.Live, time.Now().UnixNano()
 			return nil
@@ -71,7 +72,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 			c.watch()
 			return id, nil
 		}
-		undone = descend(ctx, m.ctrSteps, c) == nil
+		undone = m.ctrSteps.Descend(ctx, c) == nil
 	}
 	m.dropContainer(c, undone)
 	return "", err
@@ -177,24 +178,33 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	crashPoint("container", "start", "before-up")
+	step.CrashPoint("container", "start", "before-up")
 	// A start that began must become known even if its caller is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
 	defer cancel()
-	began := time.Now() // before, or a quick program ends before it began
+	began := c.begin(time.Now().UnixNano()) // before, or a quick program ends before it began
 	if err := h.Runtime.Start(ctx, c.id); err != nil {
+		c.begin(0)
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
 		c.cannotRun(ctx, err)
 		return err
 	}
-	crashPoint("container", "started", "before-transition")
+	step.CrashPoint("container", "started", "before-transition")
 	return c.transition(func(s *state.ContainerStatus) error {
-		s.StartedAt = began.UnixNano()
-		if s.FinishedAt != 0 { // it was quicker than we
-			s.FinishedAt = max(s.FinishedAt, s.StartedAt)
+		if s.StartedAt == 0 {
+			s.StartedAt = began
 		}
 		return nil
 	})
+}
+
+// begin notes that a start is under way, so that an end which is recorded first
+// tells of the beginning too.
+func (c *Container) begin(at int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.began = at
+	return at
 }
 
 // cannotRun records a container whose start failed as exited, with the reason, so
@@ -254,12 +264,12 @@ func (c *Container) remove(ctx context.Context) error {
 			return err
 		}
 	}
-	crashPoint("container", "removing", "after-transition")
-	if err := descend(ctx, c.m.ctrSteps, c); err != nil {
+	step.CrashPoint("container", "removing", "after-transition")
+	if err := c.m.ctrSteps.Descend(ctx, c); err != nil {
 		c.m.sweepSoon()
 		return err
 	}
-	crashPoint("container", "record", "before-delete")
+	step.CrashPoint("container", "record", "before-delete")
 	return c.forget()
 }
 
@@ -280,6 +290,19 @@ func (m *Manager) Container(id string) (state.ContainerView, error) {
 // Containers returns all containers that are made.
 func (m *Manager) Containers() (list []state.ContainerView) {
 	for _, c := range m.ctrIndex.All() {
+		if v := c.view(); v.Status.Phase == state.Live {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// ContainersOf returns the containers of a pod that are made.
+func (m *Manager) ContainersOf(podID string) (list []state.ContainerView) {
+	for _, c := range m.ctrIndex.All() {
+		if c.req.Pod != podID {
+			continue
+		}
 		if v := c.view(); v.Status.Phase == state.Live {
 			list = append(list, v)
 		}

@@ -40,8 +40,11 @@ func (m *Manager) newPod(id string, req state.PodRequest, st state.PodStatus) *P
 	return p
 }
 
-func (p *Pod) kind() string  { return "pod" }
-func (p *Pod) ident() string { return p.id }
+// Kind implements step.Object.
+func (p *Pod) Kind() string { return "pod" }
+
+// Ident implements step.Object.
+func (p *Pod) Ident() string { return p.id }
 
 // runDir holds the pod's pinned namespaces and files.
 func (p *Pod) runDir() string { return filepath.Join(p.m.RunDir, "pods", p.id) }
@@ -79,19 +82,21 @@ func (p *Pod) transition(change func(*state.PodStatus)) error {
 	p.mu.Unlock()
 	if next.Phase != was {
 		p.m.Log.Info("pod is "+string(next.Phase), "pod", p.id, "name", p.req.Config.GetMetadata().GetName(), "namespace", p.req.Config.GetMetadata().GetNamespace())
-		p.m.publish(Event{Pod: p.id, Type: podEvent(next.Phase), At: time.Now()})
+		p.tell(next.Phase)
 	}
 	return nil
 }
 
-func podEvent(ph state.Phase) cri.ContainerEventType {
-	switch ph {
+// tell publishes that a phase was reached. To the kubelet a pod is one more
+// container: it is created and started at once.
+func (p *Pod) tell(reached state.Phase) {
+	switch at := time.Now(); reached {
 	case state.Ready:
-		return cri.ContainerEventType_CONTAINER_STARTED_EVENT
+		p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_CREATED_EVENT, At: at})
+		p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_STARTED_EVENT, At: at})
 	case state.NotReady:
-		return cri.ContainerEventType_CONTAINER_STOPPED_EVENT
+		p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_STOPPED_EVENT, At: at})
 	}
-	return cri.ContainerEventType_CONTAINER_CREATED_EVENT
 }
 
 // forget deletes the record of a pod of which nothing is left.
@@ -103,7 +108,8 @@ func (p *Pod) forget() error {
 	}
 	p.gone = true
 	p.m.podIndex.Remove(p.name(), p.id)
-	p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now()})
+	p.m.publish(Event{Pod: p.id, Type: cri.ContainerEventType_CONTAINER_DELETED_EVENT, At: time.Now(),
+		Last: &state.PodView{ID: p.id, Request: p.req, Status: p.status}})
 	return nil
 }
 

@@ -95,7 +95,7 @@ func (c *Container) recover(ctx context.Context) {
 	case st.Phase != state.Live:
 		c.op <- struct{}{}
 		defer c.op.Release()
-		undone := descend(ctx, c.m.ctrSteps, c)
+		undone := c.m.ctrSteps.Descend(ctx, c)
 		c.logErr("cannot unmake a half-made container", undone)
 		c.m.dropContainer(c, undone == nil)
 	case st.FinishedAt != 0:
@@ -133,7 +133,7 @@ func (p *Pod) recover(ctx context.Context) {
 		}
 		p.op <- struct{}{}
 		defer p.op.Release()
-		undone := descend(ctx, p.m.podSteps, p)
+		undone := p.m.podSteps.Descend(ctx, p)
 		p.logErr(undone)
 		p.m.dropPod(p, undone == nil)
 	case st.Phase == state.Ready && st.Boot != p.m.Boot:
@@ -150,13 +150,13 @@ func (p *Pod) becomeNotReady(ctx context.Context, why string) {
 	p.m.Log.Warn("a pod cannot go on", "pod", p.id, "why", why)
 	p.gate.CloseNow()
 	p.end()
-	p.logErr(descend(ctx, p.m.stepsNamed("network", "infra"), p))
+	p.logErr(p.m.podSteps.Named("network", "infra").Descend(ctx, p))
 	p.logErr(p.transition(func(s *state.PodStatus) { s.Phase, s.IPs = state.NotReady, nil }))
 }
 
 // intact tells whether what the pod stands on is still there.
 func (p *Pod) intact(st state.PodStatus) bool {
-	for _, k := range p.kinds() {
+	for _, k := range p.req.Namespaces() {
 		if !mount.IsNamespace(filepath.Join(p.runDir(), string(k))) {
 			return false
 		}

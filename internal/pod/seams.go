@@ -138,4 +138,6 @@ type Event struct {
 	Container, Pod string // Container is empty for an event of the pod itself
 	Type           cri.ContainerEventType
 	At             time.Time
+	// Last is the pod as it was when the event tells that it is gone.
+	Last *state.PodView
 }

@@ -15,13 +15,14 @@ import (
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
+	"github.com/monocrio/monocrio/internal/step"
 )
 
-func containerSteps() []step[*Container] {
-	return []step[*Container]{
-		{"rootfs", (*Container).rootfsUp, (*Container).rootfsDown},
-		{"bundle", (*Container).bundleUp, (*Container).bundleDown},
-		{"process", (*Container).processUp, (*Container).processDown},
+func containerSteps() step.Table[*Container] {
+	return step.Table[*Container]{
+		{Name: "rootfs", Up: (*Container).rootfsUp, Down: (*Container).rootfsDown},
+		{Name: "bundle", Up: (*Container).bundleUp, Down: (*Container).bundleDown},
+		{Name: "process", Up: (*Container).processUp, Down: (*Container).processDown},
 	}
 }
 

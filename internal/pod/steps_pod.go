@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/errs"
@@ -17,18 +15,18 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/monocrio/monocrio/internal/step"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func podSteps() []step[*Pod] {
-	return []step[*Pod]{
-		{"files", (*Pod).filesUp, (*Pod).filesDown},
-		{"cgroup", (*Pod).cgroupUp, (*Pod).cgroupDown},
-		{"namespaces", (*Pod).namespacesUp, (*Pod).namespacesDown},
-		{"network", (*Pod).networkUp, (*Pod).networkDown},
-		{"infra", (*Pod).infraUp, (*Pod).infraDown},
+func podSteps() step.Table[*Pod] {
+	return step.Table[*Pod]{
+		{Name: "files", Up: (*Pod).filesUp, Down: (*Pod).filesDown},
+		{Name: "cgroup", Up: (*Pod).cgroupUp, Down: (*Pod).cgroupDown},
+		{Name: "namespaces", Up: (*Pod).namespacesUp, Down: (*Pod).namespacesDown},
+		{Name: "network", Up: (*Pod).networkUp, Down: (*Pod).networkDown},
+		{Name: "infra", Up: (*Pod).infraUp, Down: (*Pod).infraDown},
 	}
 }
 
@@ -60,7 +58,7 @@ func (p *Pod) filesUp(_ context.Context) error {
 		return err
 	}
 	for _, f := range []struct{ name, text string }{
-		{FileResolvConf, resolv}, {FileHosts, p.hosts(nil)}, {FileHostname, p.hostname() + "\n"},
+		{FileResolvConf, resolv}, {FileHosts, p.hosts(nil)}, {FileHostname, p.req.Hostname() + "\n"},
 	} {
 		if err := fsx.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644, fsx.Process); err != nil {
 			return err
@@ -69,7 +67,7 @@ func (p *Pod) filesUp(_ context.Context) error {
 	if p.req.HostIPC() {
 		return nil
 	}
-	uid, gid := p.rootIDs()
+	uid, gid := p.req.RootIDs()
 	return mount.Shm(filepath.Join(dir, FileShm), shmSize, uid, gid)
 }
 
@@ -95,35 +93,6 @@ func makeLogDir(dir string) error {
 	return err
 }
 
-// rootIDs is the host's view of the pod's root user.
-func (p *Pod) rootIDs() (uid, gid int) {
-	if u := p.req.UserNS(); u != nil {
-		return int(u.GetUids()[0].GetHostId()), int(u.GetGids()[0].GetHostId())
-	}
-	return 0, 0
-}
-
-// hostname is what the pod is called: its own name, or the host's in the host's
-// network.
-func (p *Pod) hostname() string {
-	if h := p.req.Config.GetHostname(); h != "" && !p.req.HostNetwork() {
-		return h
-	}
-	if p.req.HostNetwork() {
-		if h, err := os.Hostname(); err == nil {
-			return h
-		}
-	}
-	name := p.req.Config.GetMetadata().GetName()
-	if len(name) > maxHostname { // as the kubelet shortens it
-		name = strings.TrimRight(name[:maxHostname], "-.")
-	}
-	return name
-}
-
-// maxHostname is the longest host name that DNS allows, in bytes.
-const maxHostname = 63
-
 // hosts is the pod's /etc/hosts, for containers that the kubelet gives none.
 func (p *Pod) hosts(ips []string) string {
 	if p.req.HostNetwork() {
@@ -131,7 +100,7 @@ func (p *Pod) hosts(ips []string) string {
 			return string(data)
 		}
 	}
-	return spec.Hosts(p.hostname(), ips)
+	return spec.Hosts(p.req.Hostname(), ips)
 }
 
 // resolvConf is the pod's DNS configuration; without one it is the host's.
@@ -148,11 +117,7 @@ func resolvConf(dns *cri.DNSConfig) (string, error) {
 
 func (p *Pod) cgroupUp(ctx context.Context) error {
 	linux := p.req.Config.GetLinux()
-	var limits *specs.LinuxResources
-	if linux.GetOverhead() != nil || linux.GetResources() != nil {
-		limits = p.m.Specs.Limits(linux.GetResources(), linux.GetOverhead())
-	}
-	return p.m.Cgroups.Create(ctx, p.req.Cgroup, limits)
+	return p.m.Cgroups.Create(ctx, p.req.Cgroup, p.limits(linux.GetResources(), linux.GetOverhead()))
 }
 
 func (p *Pod) cgroupDown(ctx context.Context) error {
@@ -160,20 +125,6 @@ func (p *Pod) cgroupDown(ctx context.Context) error {
 		return nil // the kubelet's: it made it and deletes it
 	}
 	return p.m.Cgroups.Remove(ctx, p.req.Cgroup)
-}
-
-// kinds lists the namespaces that the pod owns.
-func (p *Pod) kinds() (list []namespace.Kind) {
-	if p.req.UserNS() != nil {
-		list = append(list, namespace.User)
-	}
-	if !p.req.HostIPC() {
-		list = append(list, namespace.IPC)
-	}
-	if !p.req.HostNetwork() {
-		list = append(list, namespace.Net, namespace.UTS)
-	}
-	return list
 }
 
 // check refuses what a step would refuse, before anything is made.
@@ -187,7 +138,7 @@ func (p *Pod) check() error {
 	if _, err := p.networkRequest(); err != nil && !p.req.HostNetwork() {
 		return err
 	}
-	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.kinds())
+	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.req.Namespaces())
 }
 
 // sysctls are those of the configuration that fit the pod's namespaces, under those
@@ -195,7 +146,7 @@ func (p *Pod) check() error {
 func (p *Pod) sysctls() map[string]string {
 	all := map[string]string{}
 	for k, v := range p.m.Sysctls {
-		if namespace.CheckSysctls(map[string]string{k: v}, p.kinds()) == nil {
+		if namespace.CheckSysctls(map[string]string{k: v}, p.req.Namespaces()) == nil {
 			all[k] = v
 		}
 	}
@@ -206,64 +157,24 @@ func (p *Pod) sysctls() map[string]string {
 }
 
 func (p *Pod) namespacesUp(ctx context.Context) error {
-	r := namespace.PinRequest{Kinds: p.kinds(), Dir: p.runDir(), Sysctls: p.sysctls()}
+	r := namespace.PinRequest{Kinds: p.req.Namespaces(), Dir: p.runDir(), Sysctls: p.sysctls()}
 	if len(r.Kinds) == 0 {
 		return nil
 	}
 	if !p.req.HostNetwork() {
-		r.Hostname = p.hostname()
+		r.Hostname = p.req.Hostname()
 	}
 	if u := p.req.UserNS(); u != nil {
-		r.UserMap = &namespace.UserMap{UIDs: idMap(u.GetUids()), GIDs: idMap(u.GetGids())}
+		r.UserMap = &namespace.UserMap{UIDs: state.Mappings(u.GetUids()), GIDs: state.Mappings(u.GetGids())}
 	}
 	return p.m.Namespaces.Pin(ctx, r)
-}
-
-func idMap(list []*cri.IDMapping) (m []namespace.Mapping) {
-	for _, e := range list {
-		m = append(m, namespace.Mapping{Container: e.GetContainerId(), Host: e.GetHostId(), Size: e.GetLength()})
-	}
-	return m
 }
 
 func (p *Pod) namespacesDown(context.Context) error { return p.m.Namespaces.Unpin(p.runDir()) }
 
 // networkRequest is what the network is told about the pod.
 func (p *Pod) networkRequest() (cni.Request, error) {
-	c := p.req.Config
-	r := cni.Request{
-		ID: p.id, NetNS: p.m.NamespacePath(p.id, string(namespace.Net)),
-		PodName: c.GetMetadata().GetName(), PodNamespace: c.GetMetadata().GetNamespace(), PodUID: c.GetMetadata().GetUid(),
-		Annotations: c.GetAnnotations(), CgroupPath: p.req.Cgroup,
-	}
-	var err error
-	if r.IngressBPS, err = spec.Bandwidth(c.GetAnnotations(), "kubernetes.io/ingress-bandwidth"); err != nil {
-		return r, err
-	}
-	if r.EgressBPS, err = spec.Bandwidth(c.GetAnnotations(), "kubernetes.io/egress-bandwidth"); err != nil {
-		return r, err
-	}
-	if p.m.DisableHostPorts {
-		return r, nil
-	}
-	for _, m := range c.GetPortMappings() {
-		if m.GetHostPort() == 0 {
-			continue
-		}
-		for _, n := range []int32{m.GetHostPort(), m.GetContainerPort()} {
-			if n < 1 || n > 65535 {
-				return r, errs.Invalid("cannot map host port %d to container port %d: ports are 1 to 65535", m.GetHostPort(), m.GetContainerPort())
-			}
-		}
-		if ip := m.GetHostIp(); ip != "" {
-			if _, err := netip.ParseAddr(ip); err != nil {
-				return r, errs.Invalid("cannot map host port %d: host_ip %q is no address", m.GetHostPort(), ip)
-			}
-		}
-		r.Ports = append(r.Ports, cni.Port{HostIP: m.GetHostIp(), HostPort: int(m.GetHostPort()),
-			ContainerPort: int(m.GetContainerPort()), Protocol: strings.ToLower(m.GetProtocol().String())})
-	}
-	return r, nil
+	return p.req.CNI(p.id, p.m.NamespacePath(p.id, string(namespace.Net)), !p.m.DisableHostPorts)
 }
 
 func (p *Pod) networkUp(ctx context.Context) error {
@@ -312,7 +223,7 @@ func (p *Pod) detach(ctx context.Context, v state.PodView) error {
 	if _, err := os.Stat(r.NetNS); err != nil {
 		r.NetNS = ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, undoTime/2)
+	ctx, cancel := context.WithTimeout(ctx, step.UndoTime/2)
 	defer cancel()
 	return p.m.Network.Detach(ctx, p.req.Network, r, v.Status.Result)
 }

@@ -166,3 +166,13 @@ func SelfPath() (path string, current bool, err error) {
 	own, err2 := os.Stat(Self)
 	return path, err1 == nil && err2 == nil && os.SameFile(now, own), nil
 }
+
+// SetOOMScore writes a process's oom_score_adj; a process that is gone is success.
+// Lowering it below what the process has needs CAP_SYS_RESOURCE: EACCES.
+func SetOOMScore(pid, score int) error {
+	err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}

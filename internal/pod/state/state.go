@@ -53,6 +53,9 @@ type PodStatus struct {
 	Owed     string `json:"owed,omitempty"`
 	// Infra is the process that holds the shared PID namespace.
 	Infra *Process `json:"infra,omitempty"`
+	// Overhead and Resources are what the kubelet told last, after the request.
+	Overhead  *Resources `json:"overhead,omitempty"`
+	Resources *Resources `json:"resources,omitempty"`
 }
 
 // ContainerRequest is the immutable half of a container's record.
@@ -93,6 +96,8 @@ type ContainerStatus struct {
 	Message    string   `json:"message,omitempty"`
 	Process    *Process `json:"process,omitempty"`
 	User       *User    `json:"user,omitempty"`
+	// Resources are the limits in force; nil: those of the request.
+	Resources *Resources `json:"resources,omitempty"`
 }
 
 // User is who a container's process began as.
@@ -135,6 +140,18 @@ type PodConfig struct{ *cri.PodSandboxConfig }
 
 // ContainerConfig is the CRI message, like PodConfig.
 type ContainerConfig struct{ *cri.ContainerConfig }
+
+// Resources are the CRI message, like PodConfig.
+type Resources struct{ *cri.LinuxContainerResources }
+
+// MarshalJSON implements json.Marshaler.
+func (r Resources) MarshalJSON() ([]byte, error) { return protojson.Marshal(r.LinuxContainerResources) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *Resources) UnmarshalJSON(data []byte) error {
+	r.LinuxContainerResources = &cri.LinuxContainerResources{}
+	return decode(data, r.LinuxContainerResources)
+}
 
 // MarshalJSON implements json.Marshaler.
 func (c PodConfig) MarshalJSON() ([]byte, error) { return protojson.Marshal(c.PodSandboxConfig) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,13 +104,7 @@ func newSteady(w *world.World) *steady {
 // pidOf is the first process of a container, as the verbose status tells it.
 func pidOf(w *world.World, ctr string) string {
 	w.T.Helper()
-	r, err := w.ContainerStatus(w.Ctx(), &cri.ContainerStatusRequest{ContainerId: ctr, Verbose: true})
-	if err != nil {
-		w.T.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(r.GetInfo()["info"], `"pid":`)
-	pid, _, _ := strings.Cut(strings.TrimRight(rest, "}"), ",")
-	return pid
+	return strconv.Itoa(factsOf(w, ctr).Pid)
 }
 
 func (s *steady) check(w *world.World, when string) {

@@ -15,7 +15,7 @@ var floors = []struct {
 	rooms []string
 }{
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version"}},
-	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/telemetry/..."}},
+	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state"}},

@@ -19,7 +19,7 @@ var starters = []string{"applets/early", "applets/early/initstage", "applets/ear
 
 // environment lists who may read it besides applets and the daemon, and why.
 var environment = []string{
-	"internal/pod/crash_on.go",    // crash points: compiled in for tests only
+	"internal/step/crash_on.go",   // crash points: compiled in for tests only
 	"internal/oci/libct/libct.go", // libcontainer's own sign that a process is its init stage
 }
 

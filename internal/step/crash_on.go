@@ -1,6 +1,6 @@
 //go:build crashpoints
 
-package pod
+package step
 
 import (
 	"os"
@@ -8,10 +8,10 @@ import (
 	"syscall"
 )
 
-// crashPoint kills the daemon, as power or an operator would, when the environment
+// CrashPoint kills the daemon, as power or an operator would, when the environment
 // names this point: MONOCRIO_CRASH=container.rootfs.after-up. A build with the tag
 // crashpoints serves the tests of recovery.
-func crashPoint(kind, step, when string) {
+func CrashPoint(kind, step, when string) {
 	if os.Getenv("MONOCRIO_CRASH") == strings.Join([]string{kind, step, when}, ".") {
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}

@@ -1,0 +1,183 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/pod/state"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// UpdateContainer changes the limits of a created or running container; fields that
+// are zero stay as they are. It is all or nothing as far as the kernel lets it: a
+// refused limit leaves the old ones on record.
+func (m *Manager) UpdateContainer(ctx context.Context, id string, want *cri.LinuxContainerResources) error {
+	c, err := m.ctrIndex.Find(id)
+	if err != nil {
+		return err
+	}
+	if err := c.op.Acquire(ctx); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
+	defer c.op.Release()
+	h, err := c.m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	v := c.view()
+	next := state.Update(state.InForce(&v), want)
+	if err := c.canUpdate(ctx, h, want, next); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
+	if err := h.Runtime.Update(ctx, c.id, c.m.Specs.Limits(changed(next, want))); err != nil {
+		return withKind(err)
+	}
+	if err := c.setOOMScore(ctx, h, int(want.GetOomScoreAdj())); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
+	return c.transition(func(s *state.ContainerStatus) error {
+		s.Resources = &state.Resources{LinuxContainerResources: next}
+		return nil
+	})
+}
+
+// withKind tells whom the kernel's refusal of a limit blames.
+func withKind(err error) error {
+	switch {
+	case errors.Is(err, unix.EBUSY): // version 1 of cgroups: what is used cannot be freed
+		return errs.With(errs.KindPrecondition, err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE), errors.Is(err, unix.ENOSPC):
+		return errs.With(errs.KindInvalid, err)
+	}
+	return err
+}
+
+// canUpdate refuses what cannot be meant and what would kill the container.
+func (c *Container) canUpdate(ctx context.Context, h *Handler, want, next *cri.LinuxContainerResources) error {
+	v := c.view()
+	if s := v.Status.State(); v.Status.Phase != state.Live || s == cri.ContainerState_CONTAINER_EXITED {
+		return errs.Precondition("it is %s; only created and running containers have limits", stateWord(s))
+	}
+	if err := c.m.Specs.Check(next); err != nil {
+		return err
+	}
+	limit := want.GetMemoryLimitInBytes()
+	if limit > 0 && limit < h.MinMemory {
+		return errs.Invalid("memory limit of %d bytes: runtime handler %q needs at least %d", limit, h.Name, h.MinMemory)
+	}
+	if limit == 0 {
+		return nil
+	}
+	u, err := h.Runtime.Stats(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	if uint64(limit) <= u.Memory.WorkingSet { // version 2 would kill it, where version 1 refuses
+		return errs.Precondition("memory limit of %d bytes: its working set is %d bytes now", limit, u.Memory.WorkingSet)
+	}
+	return nil
+}
+
+// changed are the limits to be set: what was asked for, and what must go with it. A
+// quota means nothing without its period, and a swap limit counts memory too.
+func changed(next, want *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	set := state.Update(nil, want)
+	if set.CpuQuota != 0 || set.CpuPeriod != 0 {
+		set.CpuQuota, set.CpuPeriod = next.GetCpuQuota(), next.GetCpuPeriod()
+	}
+	if set.MemoryLimitInBytes != 0 || set.MemorySwapLimitInBytes != 0 {
+		set.MemoryLimitInBytes, set.MemorySwapLimitInBytes = next.GetMemoryLimitInBytes(), next.GetMemorySwapLimitInBytes()
+	}
+	return set
+}
+
+// setOOMScore gives all processes of the container a new score, 0 for none; those
+// that are started later inherit it.
+func (c *Container) setOOMScore(ctx context.Context, h *Handler, score int) error {
+	if score == 0 {
+		return nil
+	}
+	pids, err := h.Runtime.Processes(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		switch err := proc.SetOOMScore(pid, score); {
+		case errors.Is(err, unix.EACCES):
+			c.m.Log.Warn("a part of the request has no effect on this node", "ctr", c.id, "why", "lowering oom_score_adj needs CAP_SYS_RESOURCE")
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+// UpdatePod takes note of a pod's resources and overhead, of which nil stays as it
+// is. The kubelet has set its own cgroup before; where the cgroup is ours, the limits
+// are set here.
+func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources *cri.LinuxContainerResources) error {
+	p, err := m.podIndex.Find(id)
+	if err != nil {
+		return err
+	}
+	if err := p.op.Acquire(ctx); err != nil {
+		return fmt.Errorf("cannot update pod %s: %w", p.id, err)
+	}
+	defer p.op.Release()
+	if err := p.update(ctx, overhead, resources); err != nil {
+		return fmt.Errorf("cannot update pod %s: %w", p.id, err)
+	}
+	return nil
+}
+
+func (p *Pod) update(ctx context.Context, overhead, resources *cri.LinuxContainerResources) error {
+	st := p.view().Status
+	if st.Phase != state.Ready {
+		return errs.Precondition("it is %s", st.Phase)
+	}
+	if err := errors.Join(p.m.Specs.Check(overhead), p.m.Specs.Check(resources)); err != nil {
+		return errs.With(errs.KindInvalid, err)
+	}
+	linux := p.req.Config.GetLinux()
+	nextOverhead, nextResources := pick(overhead, st.Overhead, linux.GetOverhead()), pick(resources, st.Resources, linux.GetResources())
+	if p.req.OwnCgroup {
+		if err := p.m.Cgroups.Create(ctx, p.req.Cgroup, p.limits(nextResources, nextOverhead)); err != nil {
+			return err
+		}
+	}
+	return p.transition(func(s *state.PodStatus) {
+		s.Overhead, s.Resources = recorded(nextOverhead), recorded(nextResources)
+	})
+}
+
+// pick is the newest of what is known.
+func pick(want *cri.LinuxContainerResources, last *state.Resources, first *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	switch {
+	case want != nil:
+		return want
+	case last != nil:
+		return last.LinuxContainerResources
+	}
+	return first
+}
+
+func recorded(r *cri.LinuxContainerResources) *state.Resources {
+	if r == nil {
+		return nil
+	}
+	return &state.Resources{LinuxContainerResources: r}
+}
+
+// limits are the pod's cgroup's; nil for none.
+func (p *Pod) limits(resources, overhead *cri.LinuxContainerResources) *specs.LinuxResources {
+	if resources == nil && overhead == nil {
+		return nil
+	}
+	return p.m.Specs.Limits(resources, overhead)
+}

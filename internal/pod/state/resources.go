@@ -1,0 +1,46 @@
+package state
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// InForce are the limits of a container: what it was made with and the updates since.
+func InForce(v *ContainerView) *cri.LinuxContainerResources {
+	if r := v.Status.Resources; r != nil {
+		return r.LinuxContainerResources
+	}
+	return v.Request.Config.GetLinux().GetResources()
+}
+
+// Update returns the limits that hold after want was applied to r. A field of want
+// that is zero changes nothing; huge pages are replaced by size, unified keys by
+// name.
+func Update(r, want *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	out := &cri.LinuxContainerResources{}
+	if r != nil {
+		out = proto.CloneOf(r)
+	}
+	pages, unified := out.HugepageLimits, out.Unified
+	proto.Merge(out, &cri.LinuxContainerResources{
+		CpuPeriod: want.GetCpuPeriod(), CpuQuota: want.GetCpuQuota(), CpuShares: want.GetCpuShares(),
+		MemoryLimitInBytes: want.GetMemoryLimitInBytes(), MemorySwapLimitInBytes: want.GetMemorySwapLimitInBytes(),
+		CpusetCpus: want.GetCpusetCpus(), CpusetMems: want.GetCpusetMems(), OomScoreAdj: want.GetOomScoreAdj(),
+	})
+	for _, h := range want.GetHugepageLimits() {
+		pages = slices.DeleteFunc(pages, func(old *cri.HugepageLimit) bool { return old.GetPageSize() == h.GetPageSize() })
+		pages = append(pages, proto.CloneOf(h))
+	}
+	out.HugepageLimits = pages
+	if len(want.GetUnified()) > 0 {
+		if unified == nil {
+			unified = map[string]string{}
+		}
+		maps.Copy(unified, want.GetUnified())
+		out.Unified = unified
+	}
+	return out
+}
