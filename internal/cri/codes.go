@@ -4,10 +4,8 @@ import (
 	"errors"
 
 	"github.com/monocrio/monocrio/internal/errs"
-	"github.com/monocrio/monocrio/internal/image"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	crierrors "k8s.io/cri-api/pkg/errors"
 )
 
 // code is the gRPC code of a kind of failure: the only such table.
@@ -48,11 +46,8 @@ func toStatus(err error) error {
 		return err
 	}
 	text := err.Error()
-	switch {
-	case errors.Is(err, image.ErrRegistryUnavailable):
-		text = crierrors.ErrRegistryUnavailable.Error() + ": " + text
-	case errors.Is(err, image.ErrSignature):
-		text = crierrors.ErrSignatureValidationFailed.Error() + ": " + text
+	if r := errs.Reason(""); errors.As(err, &r) {
+		text = string(r) + ": " + text
 	}
 	return status.Error(code(errs.KindOf(err)), text)
 }

@@ -2,12 +2,14 @@ package cri
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -86,7 +88,7 @@ func containerStatus(v *state.ContainerView) *cri.ContainerStatus {
 	out := &cri.ContainerStatus{
 		Id: v.ID, Metadata: c.GetMetadata(), State: st.State(), CreatedAt: st.CreatedAt, StartedAt: st.StartedAt, FinishedAt: st.FinishedAt,
 		ExitCode: st.ExitCode, Reason: st.Reason, Message: st.Message, Image: imageSpec(v), ImageRef: v.Request.Image.Ref, ImageId: v.Request.Image.ID,
-		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Mounts: c.GetMounts(), LogPath: v.Request.LogPath, StopSignal: v.Request.StopSignalName(),
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Mounts: mounts(v), LogPath: v.Request.LogPath, StopSignal: v.Request.StopSignalName(),
 	}
 	if r := state.InForce(v); r != nil {
 		out.Resources = &cri.ContainerResources{Linux: r}
@@ -95,6 +97,21 @@ func containerStatus(v *state.ContainerView) *cri.ContainerStatus {
 		out.User = &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: u.UID, Gid: u.GID, SupplementalGroups: u.Groups}}
 	}
 	return out
+}
+
+// mounts are the request's; those of images tell which image it became.
+func mounts(v *state.ContainerView) []*cri.Mount {
+	list := v.Request.Config.GetMounts()
+	if len(v.Request.Volumes) == 0 {
+		return list
+	}
+	list = slices.Clone(list)
+	for _, volume := range v.Request.Volumes {
+		m := proto.CloneOf(list[volume.Mount])
+		m.Image.ImageRef = volume.Image.ID
+		list[volume.Mount] = m
+	}
+	return list
 }
 
 // UpdateContainerResources changes the limits of a container.

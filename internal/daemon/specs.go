@@ -204,7 +204,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if in.Group, err = readInRoot(r.Rootfs, "/etc/group"); err != nil {
 		return nil, nil, err
 	}
-	if in.Mounts, err = m.mounts(r.Config); err != nil {
+	if in.Mounts, err = m.mounts(&r); err != nil {
 		return nil, nil, err
 	}
 	if in.Volumes, err = m.imageVolumes(&r); err != nil {
@@ -346,11 +346,16 @@ func readInRoot(root, name string) ([]byte, error) {
 
 // mounts resolves the sources of the request's mounts. An absent source is made as
 // a folder, as Kubernetes expects, unless the configuration forbids it.
-func (m *specMaker) mounts(c *cri.ContainerConfig) ([]spec.Mount, error) {
+func (m *specMaker) mounts(req *pod.SpecRequest) ([]spec.Mount, error) {
 	var list []spec.Mount
-	for _, r := range c.GetMounts() {
+	for n, r := range req.Config.GetMounts() {
 		if r.GetImage().GetImage() != "" {
-			return nil, errs.Unimplemented("cannot mount image %s at %s: image volumes are not built yet", r.GetImage().GetImage(), r.GetContainerPath())
+			one, err := imageMount(r, req.Volumes[n])
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, one)
+			continue
 		}
 		src := r.GetHostPath()
 		if !filepath.IsAbs(src) || strings.ContainsRune(src, 0) {
@@ -371,6 +376,31 @@ func (m *specMaker) mounts(c *cri.ContainerConfig) ([]spec.Mount, error) {
 		list = append(list, spec.Mount{Mount: r, Source: real})
 	}
 	return list, nil
+}
+
+// imageMount finds what of a mounted image is wanted, without leaving the image.
+func imageMount(r *cri.Mount, volume string) (spec.Mount, error) {
+	fail := func(format string, args ...any) (spec.Mount, error) {
+		return spec.Mount{}, errs.Invalid("%.0wmount at %q of image %s: "+format, append([]any{errs.ImageVolumeMountFailed, r.GetContainerPath(), r.GetImage().GetImage()}, args...)...)
+	}
+	switch sub := r.GetImageSubPath(); {
+	case r.GetHostPath() != "":
+		return fail("host_path %q and image exclude each other", r.GetHostPath())
+	case !r.GetReadonly():
+		return fail("images are mounted read-only; set readonly")
+	case r.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
+		return fail("images are mounted with private propagation")
+	case filepath.IsAbs(sub) || sub != "" && !filepath.IsLocal(sub):
+		return fail("image_sub_path %q leaves the image", sub)
+	}
+	src, err := securejoin.SecureJoin(volume, r.GetImageSubPath())
+	if err == nil {
+		_, err = os.Lstat(src)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return fail("image_sub_path %q is not in the image", r.GetImageSubPath())
+	}
+	return spec.Mount{Mount: r, Source: src}, err
 }
 
 // imageVolumes makes the folders of the image's VOLUMEs, as image_volumes says.

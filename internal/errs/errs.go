@@ -42,6 +42,22 @@ func (e *Error) Error() string { return e.cause.Error() }
 // Unwrap returns the failure without its kind.
 func (e *Error) Unwrap() error { return e.cause }
 
+// Reason is a word by which the kubelet knows a failure and shows it to users
+// (k8s.io/cri-api/pkg/errors). It is wrapped without text, by %.0w, where the fact is
+// known, and package cri puts it first in the message.
+type Reason string
+
+// The reasons.
+const (
+	RegistryUnavailable       Reason = "RegistryUnavailable"
+	SignatureValidationFailed Reason = "SignatureValidationFailed"
+	RROUnsupported            Reason = "RROUnsupported"
+	ImageVolumeMountFailed    Reason = "ImageVolumeMountFailed"
+)
+
+// Error returns the word.
+func (r Reason) Error() string { return string(r) }
+
 // Errorf makes an error of a kind; the format is that of fmt.Errorf, %w included.
 func Errorf(k Kind, format string, args ...any) error {
 	return &Error{Kind: k, cause: fmt.Errorf(format, args...)}

@@ -23,13 +23,6 @@ import (
 	"go.podman.io/image/v5/types"
 )
 
-// ErrRegistryUnavailable and ErrSignature mark errors that the kubelet shows under
-// a reason of their own.
-var (
-	ErrRegistryUnavailable = errors.New("RegistryUnavailable")
-	ErrSignature           = errors.New("SignatureValidationFailed")
-)
-
 // pullError gives an error of the libraries its kind and its remedy. What a type
 // does not tell is found out by asking the registry once more.
 func pullError(err error, n reference.Named, sys *types.SystemContext) error {
@@ -42,7 +35,7 @@ func pullError(err error, n reference.Named, sys *types.SystemContext) error {
 	case errors.As(err, &kinded):
 		return err
 	case errors.As(err, &policy), errors.As(err, &signed):
-		return errs.Errorf(errs.KindDenied, "%.0wthe signature policy (policy.json) refuses it: %w", ErrSignature, err)
+		return errs.Errorf(errs.KindDenied, "%.0wthe signature policy (policy.json) refuses it: %w", errs.SignatureValidationFailed, err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return errs.Errorf(errs.KindExhausted, "the disk of the image store is full; remove images or enlarge it: %w", err)
 	}
@@ -52,11 +45,11 @@ func pullError(err error, n reference.Named, sys *types.SystemContext) error {
 	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &untrusted):
-		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry's certificate is not trusted; put its CA into certs_dir/HOST:PORT/ca.crt: %w", ErrRegistryUnavailable, err)
+		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry's certificate is not trusted; put its CA into certs_dir/HOST:PORT/ca.crt: %w", errs.RegistryUnavailable, err)
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry speaks plain HTTP; allow it by insecure = true in registries.conf: %w", ErrRegistryUnavailable, err)
+		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry speaks plain HTTP; allow it by insecure = true in registries.conf: %w", errs.RegistryUnavailable, err)
 	case unreachable(err):
-		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry cannot be reached or breaks off: %w", ErrRegistryUnavailable, err)
+		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry cannot be reached or breaks off: %w", errs.RegistryUnavailable, err)
 	case local(err):
 		return err
 	}
@@ -106,7 +99,7 @@ func statusError(code int, err error, sys *types.SystemContext) error {
 	case code == 401 || code == 403:
 		return errs.Errorf(errs.KindDenied, "the registry refuses the credentials of the request: %w", err)
 	case code >= 500 || code == 429:
-		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry is out of order or overloaded (HTTP %d): %w", ErrRegistryUnavailable, code, err)
+		return errs.Errorf(errs.KindUnavailable, "%.0wthe registry is out of order or overloaded (HTTP %d): %w", errs.RegistryUnavailable, code, err)
 	}
 	return err
 }

@@ -257,7 +257,7 @@ func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Durati
 		case <-tick:
 			moved, last := p.Moved()
 			if waits := !started || slices.Contains(slices.Collect(maps.Values(missing)), true); waits && time.Since(last) > limit {
-				cancel(errs.Errorf(errs.KindUnavailable, "%.0wthe registry stalls: no byte came for %s, after %d bytes (pull_progress_timeout)", ErrRegistryUnavailable, limit, moved))
+				cancel(errs.Errorf(errs.KindUnavailable, "%.0wthe registry stalls: no byte came for %s, after %d bytes (pull_progress_timeout)", errs.RegistryUnavailable, limit, moved))
 				tick = nil
 			}
 		}

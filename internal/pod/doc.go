@@ -39,6 +39,7 @@
 //
 //	container step  up                                       down
 //	rootfs          lease a writable layer, mount it          unmount, release
+//	volumes         lease a layer for each mounted image      unmount, release
 //	bundle          build the spec, write config.json         delete
 //	process         monitor, runtime create                   kill, delete in the runtime
 //

@@ -54,6 +54,9 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 	if req.Target, err = m.target(p, config); err != nil {
 		return "", err
 	}
+	if req.Volumes, err = m.volumes(ctx, config); err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
+	}
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
 	c.op <- struct{}{}
 	defer c.op.Release()
@@ -76,6 +79,22 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 	}
 	m.dropContainer(c, undone)
 	return "", err
+}
+
+// volumes resolves the images that mounts name.
+func (m *Manager) volumes(ctx context.Context, config *cri.ContainerConfig) (list []state.Volume, err error) {
+	for n, mount := range config.GetMounts() {
+		ref := mount.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		image, err := m.Images.Resolve(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("%.0wmount at %q: %w", errs.ImageVolumeMountFailed, mount.GetContainerPath(), err)
+		}
+		list = append(list, state.Volume{Mount: n, Image: image})
+	}
+	return list, nil
 }
 
 // dropContainer forgets a container whose making failed, like dropPod.

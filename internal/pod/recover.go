@@ -171,7 +171,7 @@ func (m *Manager) sweepOrphans(ctx context.Context) {
 	m.orphanFolders(ctx, "pods", m.pods.Has, m.unmakePodFolder)
 	leases, err := m.Rootfs.Leases(ctx)
 	for _, id := range leases {
-		if !m.ctrs.Has(id) {
+		if !m.ctrs.Has(volumeOwner(id)) {
 			err = errors.Join(err, m.Rootfs.Unmount(ctx, id), m.Rootfs.Release(ctx, id))
 		}
 	}

@@ -119,6 +119,8 @@ type SpecRequest struct {
 	CgroupsPath   string
 	// PIDNamespace is a path, "" for a namespace of its own; with HostPID none.
 	PIDNamespace string
+	// Volumes are where the images of the request's mounts are, by index.
+	Volumes map[int]string
 }
 
 // Specs builds OCI specs (package spec, with the facts of the node).

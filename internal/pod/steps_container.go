@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -21,21 +22,27 @@ import (
 func containerSteps() step.Table[*Container] {
 	return step.Table[*Container]{
 		{Name: "rootfs", Up: (*Container).rootfsUp, Down: (*Container).rootfsDown},
+		{Name: "volumes", Up: (*Container).volumesUp, Down: (*Container).volumesDown},
 		{Name: "bundle", Up: (*Container).bundleUp, Down: (*Container).bundleDown},
 		{Name: "process", Up: (*Container).processUp, Down: (*Container).processDown},
 	}
 }
 
 func (c *Container) rootfsUp(ctx context.Context) error {
-	l := Lease{ID: c.id, Pod: c.pod.id, Image: c.req.Image.ID}
+	_, err := c.lease(ctx, c.id, c.req.Image.ID)
+	return err
+}
+
+// lease makes and mounts a layer over an image, for the users of the pod.
+func (c *Container) lease(ctx context.Context, id, image string) (path string, err error) {
+	l := Lease{ID: id, Pod: c.pod.id, Image: image}
 	if u := c.pod.req.UserNS(); u != nil {
 		l.UIDs, l.GIDs = spec.IDMap(u.GetUids()), spec.IDMap(u.GetGids())
 	}
 	if err := c.m.Rootfs.Lease(ctx, l); err != nil {
-		return err
+		return "", err
 	}
-	_, err := c.m.Rootfs.Mount(ctx, c.id)
-	return err
+	return c.m.Rootfs.Mount(ctx, id)
 }
 
 func (c *Container) rootfsDown(ctx context.Context) error {
@@ -43,6 +50,52 @@ func (c *Container) rootfsDown(ctx context.Context) error {
 		return err
 	}
 	return c.m.Rootfs.Release(ctx, c.id)
+}
+
+// volumeID names the lease of an image volume after its container: see volumeOwner.
+func (c *Container) volumeID(n int) string { return c.id + "-" + strconv.Itoa(n) }
+
+// volumeOwner is the container of a lease.
+func volumeOwner(lease string) string {
+	id, _, _ := strings.Cut(lease, "-")
+	return id
+}
+
+// volumesUp mounts the images of the container's mounts. Each is a lease of its own,
+// into which nobody writes: so it is counted, mapped and swept like a root file
+// system.
+func (c *Container) volumesUp(ctx context.Context) error {
+	for n, v := range c.req.Volumes {
+		if _, err := c.lease(ctx, c.volumeID(n), v.Image.ID); err != nil {
+			return fmt.Errorf("%.0wimage %s: %w", errs.ImageVolumeMountFailed, v.Image.Name, err)
+		}
+	}
+	return nil
+}
+
+func (c *Container) volumesDown(ctx context.Context) (err error) {
+	for n := range c.req.Volumes {
+		id := c.volumeID(n)
+		e := c.m.Rootfs.Unmount(ctx, id)
+		if e == nil {
+			e = c.m.Rootfs.Release(ctx, id)
+		}
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// volumePaths are where the images are mounted, by the index of their mount.
+func (c *Container) volumePaths(ctx context.Context) (map[int]string, error) {
+	paths := map[int]string{}
+	for n, v := range c.req.Volumes {
+		path, err := c.m.Rootfs.Mount(ctx, c.volumeID(n))
+		if err != nil {
+			return nil, err
+		}
+		paths[v.Mount] = path
+	}
+	return paths, nil
 }
 
 func (c *Container) bundleUp(ctx context.Context) error {
@@ -61,9 +114,14 @@ func (c *Container) bundleUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	volumes, err := c.volumePaths(ctx)
+	if err != nil {
+		return err
+	}
 	spec, user, err := c.m.Specs.Container(ctx, SpecRequest{
 		ID: c.id, Pod: c.pod.view(), Config: c.req.Config.ContainerConfig, Image: c.req.Image, Handler: c.req.Handler,
 		Rootfs: rootfs, Files: c.pod.runDir(), CgroupsPath: c.m.Cgroups.ContainerPath(c.pod.req.Cgroup, c.id), PIDNamespace: pidns,
+		Volumes: volumes,
 	})
 	if err != nil {
 		return err

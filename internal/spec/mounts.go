@@ -117,13 +117,16 @@ func (b *builder) mount(r Mount) (specs.Mount, error) {
 	case r.GetRecursiveReadOnly() && r.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
 		return fail("recursive_read_only needs private propagation")
 	case r.GetRecursiveReadOnly() && !b.in.Node.RecursiveReadOnly:
-		return specs.Mount{}, errs.Unimplemented("RROUnsupported: mount at %q: recursive read-only mounts need Linux 5.12 and a runtime that knows them", dst)
+		return specs.Mount{}, errs.Unimplemented("%.0wmount at %q: recursive read-only mounts need Linux 5.12 and a runtime that knows them", errs.RROUnsupported, dst)
 	case r.GetRecursiveReadOnly():
 		opts = append(opts, "rro")
 	case r.GetReadonly():
 		opts = append(opts, "ro")
 	default:
 		opts = append(opts, "rw")
+	}
+	if r.GetImage() != nil { // nobody looked at what is in it before it came here
+		opts = append(opts, "nosuid", "nodev")
 	}
 	for _, o := range r.GetMountOptions() {
 		if o != "noexec" && o != "nodev" && o != "nosuid" {

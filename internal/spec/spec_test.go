@@ -3,6 +3,7 @@ package spec
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -197,7 +198,7 @@ func TestRefusals(t *testing.T) {
 		"rro on an old kernel": {func(in *Input) {
 			in.Node.RecursiveReadOnly = false
 			in.Mounts = []Mount{mount(&cri.Mount{ContainerPath: "/a", Readonly: true, RecursiveReadOnly: true})}
-		}, "RROUnsupported", errs.KindUnimplemented},
+		}, "recursive read-only", errs.KindUnimplemented},
 		"mount option": {func(in *Input) {
 			in.Mounts = []Mount{mount(&cri.Mount{ContainerPath: "/a", MountOptions: []string{"suid"}})}
 		}, "suid", errs.KindInvalid},
@@ -223,6 +224,9 @@ func TestRefusals(t *testing.T) {
 		_, err := Build(in)
 		if err == nil || !strings.Contains(err.Error(), c.want) || errs.KindOf(err) != c.kind {
 			t.Errorf("%s: %v (kind %d), want kind %d and %q", name, err, errs.KindOf(err), c.kind, c.want)
+		}
+		if errors.Is(err, errs.RROUnsupported) != (name == "rro on an old kernel") {
+			t.Errorf("%s: %v has the wrong reason", name, err)
 		}
 	}
 }

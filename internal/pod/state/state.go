@@ -67,6 +67,14 @@ type ContainerRequest struct {
 	LogPath string          `json:"logPath"` // absolute; empty: no log
 	// Target is the container whose PID namespace is joined.
 	Target string `json:"target,omitempty"`
+	// Volumes are the images that its mounts name.
+	Volumes []Volume `json:"volumes,omitempty"`
+}
+
+// Volume is an image that is mounted into a container.
+type Volume struct {
+	Mount int   `json:"mount"` // index among the request's mounts
+	Image Image `json:"image"`
 }
 
 // Image is what a container needs to know of its image.

@@ -38,6 +38,7 @@ var lifeCalls = []struct {
 	}},
 	{"CreateContainer", func(l *life) error {
 		c := l.w.CtrConfig("main", "exec sleep 1000")
+		c.Mounts = []*cri.Mount{{ContainerPath: "/image", Readonly: true, Image: &cri.ImageSpec{Image: l.w.Image}}}
 		c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 		r, err := l.w.CreateContainer(l.w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: l.pod, Config: c, SandboxConfig: l.w.PodConfig(l.name)})
 		l.ctr = r.GetContainerId()
@@ -139,7 +140,7 @@ func (s *steady) end(w *world.World) {
 
 // crashPoints are all places at which the daemon can be told to die.
 func crashPoints() (list []string) {
-	for kind, steps := range map[string]string{"pod": "files cgroup namespaces network infra", "container": "rootfs bundle process"} {
+	for kind, steps := range map[string]string{"pod": "files cgroup namespaces network infra", "container": "rootfs volumes bundle process"} {
 		for _, step := range strings.Fields(steps) {
 			for _, when := range []string{"before-up", "after-up", "before-down", "after-down"} {
 				list = append(list, kind+"."+step+"."+when)
