@@ -51,6 +51,7 @@ type Runtime struct {
 	DefaultSysctls       []string `toml:"default_sysctls" flag:"default-sysctls" doc:"NAME=VALUE, set in every pod that owns the namespace"`
 	DefaultUlimits       []string `toml:"default_ulimits" flag:"default-ulimits" doc:"NAME=SOFT:HARD for every container"`
 	AdditionalDevices    []string `toml:"additional_devices" flag:"additional-devices" doc:"HOST:CONTAINER:PERMISSIONS for every container"`
+	CDISpecDirs          []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" doc:"folders with the specifications of CDI devices; later ones win"`
 	AbsentMountSources   []string `toml:"absent_mount_sources_to_reject" flag:"absent-mount-sources-to-reject" doc:"host paths that are not made when a mount names them and they are absent"`
 	SeccompProfile       string   `toml:"seccomp_profile" flag:"seccomp-profile" doc:"file with the default seccomp profile; empty: the built-in one"`
 	AppArmorProfile      string   `toml:"apparmor_profile" flag:"apparmor-profile" doc:"name of the default AppArmor profile"`
@@ -132,6 +133,7 @@ func Default() *Config {
 		Runtime: Runtime{
 			DefaultRuntime:       "runc",
 			DefaultCapabilities:  []string{"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "KILL"},
+			CDISpecDirs:          []string{"/etc/cdi", "/var/run/cdi"},
 			AppArmorProfile:      "crio-default",
 			PidsLimit:            -1,
 			LogSizeMax:           -1,

@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +21,7 @@ import (
 	"github.com/monocrio/monocrio/internal/storage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The engines know no pod; these few lines let them stand where pod's seams are.
@@ -123,7 +127,35 @@ func (monitors) Wait(ctx context.Context, id proc.ID) error {
 // handlers implements pod.Handlers.
 type handlers struct {
 	byName map[string]*pod.Handler
-	def    string
+	// features are asked of the runtime once, when somebody wants to know.
+	features map[string]func() *api.RuntimeHandlerFeatures
+	def      string
+}
+
+// askFeatures finds out what a runtime can do on this kernel. One that cannot say is
+// taken to lack what it would have to say.
+func askFeatures(h *pod.Handler, log *slog.Logger) *api.RuntimeHandlerFeatures {
+	out := &api.RuntimeHandlerFeatures{}
+	f, err := h.Runtime.Features(context.Background())
+	if err != nil {
+		log.Warn("a runtime does not tell its features; recursive read-only mounts and user namespaces are not offered for it", "handler", h.Name, "err", err)
+		return out
+	}
+	out.RecursiveReadOnlyMounts = hasMountSetattr() && slices.Contains(f.MountOptions, "rro")
+	if l := f.Linux; l != nil && slices.Contains(l.Namespaces, "user") {
+		m := l.MountExtensions
+		out.UserNamespaces = m != nil && m.IDMap != nil && m.IDMap.Enabled != nil && *m.IDMap.Enabled
+	}
+	return out
+}
+
+// list is what Status tells of the handlers: the default one also without a name.
+func (h handlers) list() (list []*api.RuntimeHandler) {
+	list = append(list, &api.RuntimeHandler{Name: "", Features: h.features[h.def]()})
+	for _, name := range slices.Sorted(maps.Keys(h.byName)) {
+		list = append(list, &api.RuntimeHandler{Name: name, Features: h.features[name]()})
+	}
+	return list
 }
 
 func (h handlers) Handler(name string) (*pod.Handler, error) {

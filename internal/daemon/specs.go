@@ -15,6 +15,7 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/capability"
+	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
@@ -35,20 +36,22 @@ import (
 type specMaker struct {
 	node     spec.Node
 	handlers map[string]config.Handler
+	ready    handlers
 	reject   []string // absent_mount_sources_to_reject
 	volumes  string   // image_volumes
 	self     string   // our executable, for the infra process
+	cdi      cdi.Devices
 	log      *slog.Logger
 }
 
-func newSpecMaker(c *config.Config, self string, log *slog.Logger) (*specMaker, error) {
+func newSpecMaker(c *config.Config, hs handlers, self string, log *slog.Logger) (*specMaker, error) {
 	ctl := cgroup.Available()
-	m := &specMaker{handlers: c.Runtime.Runtimes, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, log: log}
+	m := &specMaker{handlers: c.Runtime.Runtimes, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
 		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
 		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly,
-		RecursiveReadOnly: hasMountSetattr(), AllCapabilities: knownCapabilities(),
+		AllCapabilities: knownCapabilities(),
 	}
 	for _, n := range c.Runtime.DefaultCapabilities {
 		n = "CAP_" + strings.TrimPrefix(strings.ToUpper(n), "CAP_")
@@ -224,6 +227,9 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := m.injectCDI(res.Spec, r.Config); err != nil {
+		return nil, nil, err
+	}
 	if err := checkAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
 		return nil, nil, err
 	}
@@ -233,6 +239,19 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	m.relabel(&in, res.Spec)
 	u := res.User
 	return res.Spec, &state.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
+}
+
+// injectCDI adds the devices that the request names by CDI.
+func (m *specMaker) injectCDI(s *specs.Spec, c *cri.ContainerConfig) error {
+	var field []string
+	for _, d := range c.GetCDIDevices() {
+		field = append(field, d.GetName())
+	}
+	names, err := cdi.Names(field, c.GetAnnotations())
+	if err != nil {
+		return err
+	}
+	return m.cdi.Inject(s, names)
 }
 
 // checkAppArmor refuses a profile that the kernel does not have.
@@ -286,6 +305,9 @@ func (m *specMaker) input(r *pod.SpecRequest) spec.Input {
 	h := m.handlers[r.Handler]
 	node := m.node
 	node.PrivilegedNoHostDevices = h.PrivilegedNoHost
+	if slices.ContainsFunc(r.Config.GetMounts(), (*cri.Mount).GetRecursiveReadOnly) {
+		node.RecursiveReadOnly = m.ready.features[r.Handler]().RecursiveReadOnlyMounts
+	}
 	return spec.Input{ID: r.ID, Rootfs: r.Rootfs, CgroupsPath: r.CgroupsPath, PIDNamespace: r.PIDNamespace, Node: node, Pod: podFacts(r)}
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/cni"
@@ -68,7 +69,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	sm, err := newSpecMaker(c, filepath.Join(bin, "pause"), log)
+	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), log)
 	if err != nil {
 		return p, err
 	}
@@ -76,8 +77,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	p.deps = cri.Deps{Pods: p.pods, Events: p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
-		Handlers: func() []*api.RuntimeHandler { return handlerFeatures(hs, sm) },
-		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Handlers: hs.list,
+		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
 	return p, nil
 }
@@ -99,7 +100,7 @@ const minMemory = "12MiB"
 
 // newHandlers makes the runtime handlers of the configuration ready.
 func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.Logger) (handlers, error) {
-	hs := handlers{byName: map[string]*pod.Handler{}, def: c.Runtime.DefaultRuntime}
+	hs := handlers{byName: map[string]*pod.Handler{}, features: map[string]func() *api.RuntimeHandlerFeatures{}, def: c.Runtime.DefaultRuntime}
 	for name, h := range c.Runtime.Runtimes {
 		table := "crio.runtime.runtimes." + name
 		ph := &pod.Handler{Name: name, Monitor: filepath.Join(bin, "conmon"), Argv0: "conmon", Env: h.MonitorEnv}
@@ -128,18 +129,9 @@ func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.L
 				return hs, errs.Invalid("[%s] runtime_path: %w", table, err)
 			}
 		}
-		hs.byName[name] = ph
+		hs.byName[name], hs.features[name] = ph, sync.OnceValue(func() *api.RuntimeHandlerFeatures { return askFeatures(ph, log) })
 	}
 	return hs, nil
-}
-
-func handlerFeatures(hs handlers, sm *specMaker) (list []*api.RuntimeHandler) {
-	f := &api.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: sm.node.RecursiveReadOnly, UserNamespaces: true}
-	list = append(list, &api.RuntimeHandler{Name: "", Features: f})
-	for name := range hs.byName {
-		list = append(list, &api.RuntimeHandler{Name: name, Features: f})
-	}
-	return list
 }
 
 func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.Manager, error) {

@@ -17,7 +17,7 @@ var floors = []struct {
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version"}},
 	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri"}},
 	{"daemon", []string{"internal/daemon"}},
@@ -134,7 +134,7 @@ var fences = []struct {
 	{"github.com/prometheus", []string{"internal/telemetry/metric", "internal/stats"}},
 	{"go.opentelemetry.io", []string{"internal/telemetry/trace"}},
 	{"github.com/containerd/nri", []string{"internal/nri"}},
-	{"tags.cncf.io/container-device-interface", []string{"internal/linux/device"}},
+	{"tags.cncf.io/container-device-interface", []string{"internal/cdi"}},
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
 	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
