@@ -20,6 +20,7 @@ type Config struct {
 	Runtime Runtime
 	Image   Image
 	Network Network
+	NRI     NRI
 }
 
 // Crio is the table [crio]: where things are kept.
@@ -110,6 +111,26 @@ type Network struct {
 	CacheDir       string   `toml:"cni_cache_dir" flag:"cni-cache-dir" doc:"results of CNI plugins and address leases"`
 }
 
+// NRI is the table [crio.nri]: plugins of the Node Resource Interface.
+type NRI struct {
+	Enable               bool     `toml:"enable_nri" flag:"enable-nri" doc:"let NRI plugins hear of pods and containers, and change them"`
+	Listen               string   `toml:"nri_listen" flag:"nri-listen" doc:"socket at which plugins connect"`
+	PluginDir            string   `toml:"nri_plugin_dir" flag:"nri-plugin-dir" doc:"plugins that are started with the daemon"`
+	PluginConfigDir      string   `toml:"nri_plugin_config_dir" flag:"nri-plugin-config-dir" doc:"their configuration"`
+	DisableConnections   bool     `toml:"nri_disable_connections" flag:"nri-disable-connections" doc:"no plugins but those of nri_plugin_dir"`
+	RegistrationTimeout  Duration `toml:"nri_plugin_registration_timeout" flag:"nri-plugin-registration-timeout" doc:"how long a plugin may take to introduce itself"`
+	RequestTimeout       Duration `toml:"nri_plugin_request_timeout" flag:"nri-plugin-request-timeout" doc:"how long a plugin may take for one answer before it is disconnected"`
+	Validator            bool     `toml:"nri_enable_default_validator" flag:"nri-enable-default-validator" doc:"check what plugins want by the rules below"`
+	RejectHooks          bool     `toml:"nri_validator_reject_oci_hook_adjustment" flag:"nri-validator-reject-oci-hook-adjustment" doc:"refuse OCI hooks"`
+	RejectSeccompDefault bool     `toml:"nri_validator_reject_runtime_default_seccomp_adjustment" flag:"nri-validator-reject-runtime-default-seccomp-adjustment" doc:"refuse to change the runtime's default seccomp profile"`
+	RejectSeccompNone    bool     `toml:"nri_validator_reject_unconfined_seccomp_adjustment" flag:"nri-validator-reject-unconfined-seccomp-adjustment" doc:"refuse seccomp profiles for unconfined containers"`
+	RejectSeccompCustom  bool     `toml:"nri_validator_reject_custom_seccomp_adjustment" flag:"nri-validator-reject-custom-seccomp-adjustment" doc:"refuse to change a localhost seccomp profile"`
+	RejectNamespaces     bool     `toml:"nri_validator_reject_namespace_adjustment" flag:"nri-validator-reject-namespace-adjustment" doc:"refuse other namespaces"`
+	RejectSysctls        bool     `toml:"nri_validator_reject_sysctl_adjustment" flag:"nri-validator-reject-sysctl-adjustment" doc:"refuse sysctls"`
+	RequiredPlugins      []string `toml:"nri_validator_required_plugins" flag:"nri-validator-required-plugins" doc:"plugins without which no container is made"`
+	TolerateMissing      string   `toml:"nri_validator_tolerate_missing_plugins_annotation" flag:"nri-validator-tolerate-missing-plugins-annotation" doc:"annotation of pods that may lack required plugins"`
+}
+
 // Duration is a time.Duration that TOML writes as text ("4m", "30s") or as whole
 // seconds.
 type Duration time.Duration
@@ -147,6 +168,14 @@ func Default() *Config {
 			NetworkDir: "/etc/cni/net.d/",
 			PluginDirs: []string{"/opt/cni/bin/"},
 			CacheDir:   "/var/lib/cni",
+		},
+		NRI: NRI{
+			Enable:              true,
+			Listen:              "/var/run/nri/nri.sock",
+			PluginDir:           "/opt/nri/plugins",
+			PluginConfigDir:     "/etc/nri/conf.d",
+			RegistrationTimeout: Duration(5 * time.Second),
+			RequestTimeout:      Duration(2 * time.Second),
 		},
 	}
 }

@@ -24,6 +24,7 @@ type file struct {
 		Runtime Runtime `toml:"runtime"`
 		Image   Image   `toml:"image"`
 		Network Network `toml:"network"`
+		NRI     NRI     `toml:"nri"`
 	} `toml:"crio"`
 }
 
@@ -98,7 +99,7 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	var f file
-	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network = c.Crio, c.API, c.Runtime, c.Image, c.Network
+	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI = c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI
 	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	err = dec.Decode(&f)
 	var unknown *toml.StrictMissingError
@@ -119,7 +120,7 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	case err != nil:
 		return nil, errs.Invalid("%s: %w", path, err)
 	}
-	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
+	c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI
 	return warnings, nil
 }
 

@@ -44,13 +44,16 @@ func (c *Config) paths() (err error) {
 		{"crio", "root", c.Crio.Root}, {"crio", "runroot", c.Crio.RunRoot}, {"crio", "log_dir", c.Crio.LogDir},
 		{"crio", "state_dir", c.Crio.StateDir}, {"crio", "run_dir", c.Crio.RunDir}, {"crio.api", "listen", c.API.Listen},
 		{"crio.network", "network_dir", c.Network.NetworkDir}, {"crio.network", "cni_cache_dir", c.Network.CacheDir},
+		{"crio.nri", "nri_listen", c.NRI.Listen}, {"crio.nri", "nri_plugin_dir", c.NRI.PluginDir}, {"crio.nri", "nri_plugin_config_dir", c.NRI.PluginConfigDir},
 	} {
 		if !filepath.IsAbs(p.path) {
 			err = errors.Join(err, bad(p.table, p.key, p.path, "an absolute path is needed"))
 		}
 	}
-	if len(c.API.Listen) > 107 {
-		err = errors.Join(err, bad("crio.api", "listen", c.API.Listen, "the kernel allows a socket path of 107 characters at most"))
+	for _, s := range []struct{ table, key, path string }{{"crio.api", "listen", c.API.Listen}, {"crio.nri", "nri_listen", c.NRI.Listen}} {
+		if len(s.path) > 107 {
+			err = errors.Join(err, bad(s.table, s.key, s.path, "the kernel allows a socket path of 107 characters at most"))
+		}
 	}
 	return err
 }

@@ -42,6 +42,9 @@ func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if err := p.pods.Recover(ctx); err != nil {
 		return errors.Join(err, p.close())
 	}
+	if err := p.plugins.Start(p.pods); err != nil {
+		return errors.Join(err, p.close())
+	}
 	go p.collect(ctx)
 	err = p.serve(ctx)
 	return errors.Join(err, p.close(), notify("STOPPING=1"))

@@ -23,6 +23,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -317,8 +318,8 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	p := spec.Pod{
 		ID: r.Pod.ID, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(),
 		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(), SELinux: c.GetLinux().GetSecurityContext().GetSelinuxOptions(),
-		ResolvConf: filepath.Join(r.Files, pod.FileResolvConf), Hosts: filepath.Join(r.Files, pod.FileHosts),
-		HostnameFile: filepath.Join(r.Files, pod.FileHostname), Annotations: c.GetAnnotations(),
+		ResolvConf: filepath.Join(r.Files, files.Resolv), Hosts: filepath.Join(r.Files, files.Hosts),
+		HostnameFile: filepath.Join(r.Files, files.Hostname), Annotations: c.GetAnnotations(),
 	}
 	// The container's own option counts: a container may use the node's PID
 	// namespace beside others that do not.
@@ -336,7 +337,7 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	}
 	p.Shm = "/dev/shm"
 	if !req.HostIPC() {
-		p.IPC, p.Shm = ns("ipc"), ns(pod.FileShm)
+		p.IPC, p.Shm = ns("ipc"), ns(files.Shm)
 	}
 	if req.UserNS() != nil {
 		p.User = ns("user")

@@ -19,10 +19,12 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/oci/command"
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
+	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -35,6 +37,7 @@ type parts struct {
 	network *cni.Network
 	pods    *pod.Manager
 	events  *cri.Events
+	plugins *nri.Plugins
 	deps    cri.Deps
 }
 
@@ -71,6 +74,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	}
 	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), log)
 	if err != nil {
+		return p, err
+	}
+	if p.plugins, err = newPlugins(c, sm, log); err != nil {
 		return p, err
 	}
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
@@ -152,12 +158,34 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 		LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot,
 		SystemdCgroup: driver == cgroup.Systemd, Sysctls: sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images},
-		Monitors: monitors{}, Handlers: hs, Specs: sm, Log: p.log, OnEvent: p.events.Publish,
+		Monitors: monitors{}, Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.events.Publish,
 	})
+}
+
+// newPlugins sets up the node resource interface, or what stands for it when it is
+// off.
+func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins, error) {
+	n := c.NRI
+	if !n.Enable {
+		return nri.None(), nil
+	}
+	o := nri.Options{Socket: n.Listen, PluginDir: n.PluginDir, ConfigDir: n.PluginConfigDir, NoConnections: n.DisableConnections,
+		Registration: time.Duration(n.RegistrationTimeout), Request: time.Duration(n.RequestTimeout),
+		Version: version.Version, InjectCDI: sm.cdi.Inject, Log: log}
+	if n.Validator {
+		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: n.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: n.RejectSeccompDefault,
+			RejectUnconfinedSeccompAdjustment: n.RejectSeccompNone, RejectCustomSeccompAdjustment: n.RejectSeccompCustom,
+			RejectNamespaceAdjustment: n.RejectNamespaces, RejectSysctlAdjustment: n.RejectSysctls,
+			RequiredPlugins: n.RequiredPlugins, TolerateMissingAnnotation: n.TolerateMissing}
+	}
+	return nri.New(o)
 }
 
 // close lets go of everything. Pods and containers go on.
 func (p *parts) close() (err error) {
+	if p.plugins != nil {
+		p.plugins.Stop()
+	}
 	if p.pods != nil {
 		p.pods.Close()
 	}

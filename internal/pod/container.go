@@ -29,6 +29,7 @@ type Container struct {
 	// freeing is held by whoever deletes the container in the runtime: the watcher
 	// does so at its end, and a removal may come at the same moment.
 	freeing sync.Mutex
+	ended   sync.Once // plugins were told that it ended
 
 	mu      sync.Mutex // guards what follows
 	status  state.ContainerStatus
@@ -42,6 +43,7 @@ func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st
 	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), exited: make(chan struct{})}
 	if st.FinishedAt != 0 {
 		close(c.exited)
+		c.ended.Do(func() {}) // by the daemon that saw it
 	}
 	return c
 }
@@ -117,29 +119,9 @@ func (c *Container) forget() error {
 // stopper is a stop in progress. Later stops join it; one with a shorter grace
 // period moves its deadline.
 type stopper struct {
-	mu       sync.Mutex
-	deadline time.Time
-	sooner   chan struct{} // capacity 1
-	done     chan struct{}
-	err      error // valid after done: the process did not end
-}
-
-func (s *stopper) shorten(deadline time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if deadline.Before(s.deadline) {
-		s.deadline = deadline
-		select {
-		case s.sooner <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (s *stopper) left() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Until(s.deadline)
+	flight.Deadline
+	done chan struct{}
+	err  error // valid after done: the process did not end
 }
 
 // stop ends the container's process: the stop signal, the grace period, SIGKILL. It
@@ -157,12 +139,12 @@ func (c *Container) stop(ctx context.Context, grace time.Duration) error {
 	deadline := time.Now().Add(grace)
 	s := c.stopper
 	if s == nil {
-		s = &stopper{deadline: deadline, sooner: make(chan struct{}, 1), done: make(chan struct{})}
+		s = &stopper{Deadline: flight.NewDeadline(deadline), done: make(chan struct{})}
 		c.stopper = s
 		c.m.wg.Go(func() { c.runStopper(s) })
 	}
 	c.mu.Unlock()
-	s.shorten(deadline)
+	s.Shorten(deadline)
 	select {
 	case <-c.exited:
 		return nil
@@ -190,7 +172,7 @@ func (c *Container) terminate(s *stopper) error {
 	if err != nil {
 		return err
 	}
-	if s.left() > 0 {
+	if s.Left() > 0 {
 		sig, known := c.req.StopSignal()
 		if !known {
 			c.m.Log.Warn("the image names a stop signal that does not exist; SIGTERM is used", "ctr", c.id, "signal", c.req.Image.Config.StopSignal)
@@ -199,19 +181,11 @@ func (c *Container) terminate(s *stopper) error {
 			c.m.Log.Debug("cannot send the stop signal", "ctr", c.id, "signal", sig, "err", err)
 		}
 	}
-	for left := s.left(); left > 0; left = s.left() {
-		timer := time.NewTimer(left)
-		select {
-		case <-c.exited:
-			timer.Stop()
-			return nil
-		case <-s.sooner:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		}
-		timer.Stop()
+	switch over, err := s.Wait(ctx, c.exited); {
+	case err != nil:
+		return err
+	case !over:
+		return nil
 	}
 	return c.killAll(ctx, h)
 }

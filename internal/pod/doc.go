@@ -36,6 +36,7 @@
 //	namespaces   pin net, ipc, uts, user                        unpin
 //	network      CNI ADD                                        CNI DEL; what fails is owed
 //	infra        only with a shared PID namespace               kill, delete
+//	plugins      tell NRI plugins, which may refuse             tell them that it stopped
 //
 //	container step  up                                       down
 //	rootfs          lease a writable layer, mount it          unmount, release

@@ -334,3 +334,28 @@ func (f fakeRuntime) Delete(_ context.Context, id string, force bool) error {
 }
 
 func (f fakeRuntime) Resume(context.Context, string) error { return nil }
+
+// fakePlugins refuse now and then, where that may be.
+type fakePlugins struct{ *node }
+
+func (fakePlugins) Hold() func() { return func() {} }
+
+func (f fakePlugins) Pod(_ context.Context, m state.PodMoment, _ *state.PodView) error {
+	return f.do(fmt.Sprint("Plugins.Pod ", m), func() {})
+}
+
+func (f fakePlugins) Container(_ context.Context, m state.ContainerMoment, _ *state.PodView, _ *state.ContainerView) error {
+	return f.do(fmt.Sprint("Plugins.Container ", m), func() {})
+}
+
+func (f fakePlugins) Create(context.Context, *state.PodView, *state.ContainerView, *specs.Spec) error {
+	return f.do("Plugins.Create", func() {})
+}
+
+func (f fakePlugins) Update(_ context.Context, _ *state.PodView, _ *state.ContainerView, r *cri.LinuxContainerResources) (*cri.LinuxContainerResources, error) {
+	return r, f.do("Plugins.Update", func() {})
+}
+
+func (f fakePlugins) UpdatePod(context.Context, *state.PodView, *cri.LinuxContainerResources, *cri.LinuxContainerResources) error {
+	return f.do("Plugins.UpdatePod", func() {})
+}

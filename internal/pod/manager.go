@@ -50,6 +50,7 @@ type Options struct {
 	Monitors   Monitors
 	Handlers   Handlers
 	Specs      Specs
+	Plugins    Plugins
 	Log        *slog.Logger
 	// OnEvent is called for each change, in order per object, and must not block.
 	OnEvent func(Event)
@@ -128,6 +129,7 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, err
 	if err := p.check(); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
+	defer m.Plugins.Hold()()
 	p.op <- struct{}{}
 	defer p.op.Release()
 	if err := m.pods.Create(id, req, p.status); err != nil {
@@ -154,6 +156,7 @@ func (m *Manager) dropPod(p *Pod, undone bool) {
 	p.end()
 	m.podIndex.FreeName(p.name(), p.id)
 	if undone {
+		p.tellRemoved(m.ctx)
 		err := m.keepDebt(p)
 		if err == nil {
 			p.logErr(p.forget())
@@ -189,7 +192,7 @@ func (p *Pod) stop(ctx context.Context) error {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
 	defer p.op.Release()
-	if v := p.view(); v.Status.Phase != state.Ready && v.Status.Infra == nil && !v.Status.Attached {
+	if v := p.view(); v.Status.Phase != state.Ready && v.Status.Infra == nil && !v.Status.Attached && v.Status.Told != state.ToldRun {
 		return nil
 	}
 	step.CrashPoint("pod", "notready", "before-transition")
@@ -202,7 +205,7 @@ func (p *Pod) stop(ctx context.Context) error {
 		return err
 	}
 	step.CrashPoint("pod", "stop", "before-down")
-	return p.m.podSteps.Named("network", "infra").Descend(ctx, p)
+	return p.m.podSteps.Named("network", "infra", "plugins").Descend(ctx, p)
 }
 
 // stopContainers kills all containers of the pod at once.
@@ -211,7 +214,11 @@ func (p *Pod) stopContainers(ctx context.Context) error {
 	failed := make([]error, len(list))
 	var wg sync.WaitGroup
 	for i, c := range list {
-		wg.Go(func() { failed[i] = c.stop(ctx, 0) })
+		wg.Go(func() {
+			if failed[i] = c.stop(ctx, 0); failed[i] == nil {
+				c.tellEnded(ctx)
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(failed...)
@@ -257,6 +264,7 @@ func (p *Pod) unmake(ctx context.Context) error {
 	if err := p.m.keepDebt(p); err != nil {
 		return err
 	}
+	p.tellRemoved(ctx)
 	step.CrashPoint("pod", "record", "before-delete")
 	return p.forget()
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/step"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,7 +22,7 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 	if err != nil {
 		return "", err
 	}
-	if err := checkContainer(p, config); err != nil {
+	if err := p.req.CheckContainer(p.id, config); err != nil {
 		return "", err
 	}
 	held := func(c *Container) error {
@@ -58,6 +58,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
+	defer m.Plugins.Hold()()
 	c.op <- struct{}{}
 	defer c.op.Release()
 	if err := m.ctrs.Create(id, req, c.status); err != nil {
@@ -73,6 +74,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 		})
 		if err == nil {
 			c.watch()
+			c.tell(ctx, state.ContainerCreated)
 			return id, nil
 		}
 		undone = m.ctrSteps.Descend(ctx, c) == nil
@@ -100,6 +102,7 @@ func (m *Manager) volumes(ctx context.Context, config *cri.ContainerConfig) (lis
 // dropContainer forgets a container whose making failed, like dropPod.
 func (m *Manager) dropContainer(c *Container, undone bool) {
 	m.ctrIndex.FreeName(c.name(), c.id)
+	c.tell(m.ctx, state.ContainerRemove)
 	if undone {
 		c.logErr("cannot forget a container that was undone", c.forget())
 		return
@@ -109,37 +112,6 @@ func (m *Manager) dropContainer(c *Container, undone bool) {
 }
 
 func toRemoving(s *state.ContainerStatus) error { s.Phase = state.Removing; return nil }
-
-// maxFileName is the longest name of a file, in bytes, with room for what log
-// rotation adds.
-const maxFileName = 255 - len(".20060102-150405.gz")
-
-func checkContainer(p *Pod, config *cri.ContainerConfig) error {
-	name := config.GetMetadata().GetName()
-	if name == "" {
-		return errs.Invalid("cannot create the container: metadata.name is empty")
-	}
-	if config.GetImage().GetImage() == "" {
-		return errs.Invalid("cannot create container %s: image.image is empty", name)
-	}
-	if l := config.GetLogPath(); l != "" && (!filepath.IsLocal(l) || strings.ContainsRune(l, 0) || len(filepath.Base(l)) > maxFileName) {
-		return errs.Invalid("cannot create container %s: log_path %q is no file below the pod's log directory", name, l)
-	}
-	if s := config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT && state.ParseSignal(s) == 0 {
-		return errs.Invalid("cannot create container %s: stop_signal %s: Linux has no such signal", name, s)
-	}
-	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
-	if o == nil {
-		return nil
-	}
-	if net := o.GetNetwork(); (net == cri.NamespaceMode_NODE) != p.req.HostNetwork() {
-		return errs.Invalid("cannot create container %s: its network namespace %s contradicts that of pod %s", name, net, p.id)
-	}
-	if o.GetPid() == cri.NamespaceMode_POD && !p.req.SharedPID() {
-		return errs.Invalid("cannot create container %s: it asks for the pod's PID namespace, but pod %s shares none", name, p.id)
-	}
-	return nil
-}
 
 // logPath is where the container's log goes: below the pod's log directory.
 func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (string, error) {
@@ -151,7 +123,7 @@ func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (strin
 		rel = id + ".log"
 	}
 	path := filepath.Join(dir, rel)
-	if err := makeLogDir(filepath.Dir(path)); err != nil {
+	if err := files.LogDir(filepath.Dir(path)); err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	return path, nil
@@ -201,20 +173,26 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	// A start that began must become known even if its caller is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
 	defer cancel()
+	err = c.ask(ctx, state.ContainerStart)
 	began := c.begin(time.Now().UnixNano()) // before, or a quick program ends before it began
-	if err := h.Runtime.Start(ctx, c.id); err != nil {
+	if err == nil {
+		err = h.Runtime.Start(ctx, c.id)
+	}
+	if err != nil {
 		c.begin(0)
 		err = fmt.Errorf("cannot start container %s: %w", c.id, err)
 		c.cannotRun(ctx, err)
 		return err
 	}
 	step.CrashPoint("container", "started", "before-transition")
-	return c.transition(func(s *state.ContainerStatus) error {
+	err = c.transition(func(s *state.ContainerStatus) error {
 		if s.StartedAt == 0 {
 			s.StartedAt = began
 		}
 		return nil
 	})
+	c.tell(ctx, state.ContainerStarted)
+	return err
 }
 
 // begin notes that a start is under way, so that an end which is recorded first
@@ -229,8 +207,9 @@ func (c *Container) begin(at int64) int64 {
 // cannotRun records a container whose start failed as exited, with the reason, so
 // that the kubelet and its users see it; the process that waits is killed.
 func (c *Container) cannotRun(ctx context.Context, cause error) {
-	c.freeRuntime(ctx)
+	// First, or the end of what is killed would be the reason.
 	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
+	c.freeRuntime(ctx)
 }
 
 func stateWord(s cri.ContainerState) string {
@@ -279,9 +258,11 @@ func (c *Container) remove(ctx context.Context) error {
 	defer c.op.Release()
 	c.m.ctrIndex.FreeName(c.name(), c.id)
 	if c.view().Status.Phase != state.Removing {
+		c.tellEnded(ctx)
 		if err := c.transition(toRemoving); err != nil {
 			return err
 		}
+		c.tell(ctx, state.ContainerRemove)
 	}
 	step.CrashPoint("container", "removing", "after-transition")
 	if err := c.m.ctrSteps.Descend(ctx, c); err != nil {

@@ -29,7 +29,10 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, want *cri.Linu
 	if err != nil {
 		return err
 	}
-	v := c.view()
+	v, p := c.view(), c.pod.view()
+	if want, err = m.Plugins.Update(ctx, &p, &v, want); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
 	next := state.Update(state.InForce(&v), want)
 	if err := c.canUpdate(ctx, h, want, next); err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.id, err)
@@ -40,8 +43,38 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, want *cri.Linu
 	if err := c.setOOMScore(ctx, h, int(want.GetOomScoreAdj())); err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.id, err)
 	}
+	err = c.transition(func(s *state.ContainerStatus) error {
+		s.Resources = recorded(next)
+		return nil
+	})
+	c.tell(ctx, state.ContainerUpdated)
+	return err
+}
+
+// Adjust sets limits that a plugin asks for, and records what of them the CRI has
+// words for. A container that is being made or removed is not found.
+func (m *Manager) Adjust(ctx context.Context, id string, limits *specs.LinuxResources, told *cri.LinuxContainerResources) error {
+	c, err := m.ctrIndex.Find(id)
+	if err != nil {
+		return err
+	}
+	if c.view().Status.Phase != state.Live { // waiting for it could be waiting for ourselves
+		return errs.NotFound("container", id)
+	}
+	if err := c.op.Acquire(ctx); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
+	defer c.op.Release()
+	h, err := m.Handlers.Handler(c.req.Handler)
+	if err != nil {
+		return err
+	}
+	if err := h.Runtime.Update(ctx, c.id, limits); err != nil {
+		return withKind(err)
+	}
+	v := c.view()
 	return c.transition(func(s *state.ContainerStatus) error {
-		s.Resources = &state.Resources{LinuxContainerResources: next}
+		s.Resources = recorded(state.Update(state.InForce(&v), told))
 		return nil
 	})
 }
@@ -133,6 +166,7 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if err := p.update(ctx, overhead, resources); err != nil {
 		return fmt.Errorf("cannot update pod %s: %w", p.id, err)
 	}
+	p.tellPlugins(ctx, state.PodUpdated)
 	return nil
 }
 
@@ -143,6 +177,10 @@ func (p *Pod) update(ctx context.Context, overhead, resources *cri.LinuxContaine
 	}
 	if err := errors.Join(p.m.Specs.Check(overhead), p.m.Specs.Check(resources)); err != nil {
 		return errs.With(errs.KindInvalid, err)
+	}
+	v := p.view()
+	if err := p.m.Plugins.UpdatePod(ctx, &v, overhead, resources); err != nil {
+		return err
 	}
 	linux := p.req.Config.GetLinux()
 	nextOverhead, nextResources := pick(overhead, st.Overhead, linux.GetOverhead()), pick(resources, st.Resources, linux.GetResources())

@@ -320,7 +320,7 @@ func newManager(t *testing.T, dir string, n *node) *Manager {
 	m, err := New(Options{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), ExitsDir: filepath.Join(dir, "exits"),
 		AttachDir: filepath.Join(dir, "attach"), LogDir: filepath.Join(dir, "log"), Boot: "boot", MakeTime: time.Minute,
 		Network: fakeNetwork{n}, Namespaces: fakePins{n}, Cgroups: fakeCgroups{n}, Rootfs: fakeRootfs{n}, Images: fakeImages{},
-		Monitors: fakeMonitors{n}, Handlers: fakeHandlers{&Handler{Name: "fake", Runtime: fakeRuntime{n: n}}}, Specs: fakeSpecs{n},
+		Monitors: fakeMonitors{n}, Handlers: fakeHandlers{&Handler{Name: "fake", Runtime: fakeRuntime{n: n}}}, Specs: fakeSpecs{n}, Plugins: fakePlugins{n},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err == nil {
 		err = m.Recover(t.Context())

@@ -12,6 +12,7 @@ import (
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
@@ -150,7 +151,7 @@ func (p *Pod) becomeNotReady(ctx context.Context, why string) {
 	p.m.Log.Warn("a pod cannot go on", "pod", p.id, "why", why)
 	p.gate.CloseNow()
 	p.end()
-	p.logErr(p.m.podSteps.Named("network", "infra").Descend(ctx, p))
+	p.logErr(p.m.podSteps.Named("network", "infra", "plugins").Descend(ctx, p))
 	p.logErr(p.transition(func(s *state.PodStatus) { s.Phase, s.IPs = state.NotReady, nil }))
 }
 
@@ -207,7 +208,7 @@ func (m *Manager) unmakeContainerFolder(ctx context.Context, id, dir string) err
 }
 
 func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
-	err := errors.Join(m.endStray(ctx, id, filepath.Join(dir, "infra")), m.Namespaces.Unpin(dir), mount.Unmount(filepath.Join(dir, FileShm)))
+	err := errors.Join(m.endStray(ctx, id, filepath.Join(dir, "infra")), m.Namespaces.Unpin(dir), mount.Unmount(filepath.Join(dir, files.Shm)))
 	if err != nil {
 		return err
 	}

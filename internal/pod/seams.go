@@ -135,6 +135,22 @@ type Specs interface {
 	Limits(...*cri.LinuxContainerResources) *specs.LinuxResources
 }
 
+// Plugins hear of lives and may change them (package nri). Calls return when all
+// plugins have answered.
+type Plugins interface {
+	// Hold keeps a plugin that is about to join waiting until release: what is being
+	// made is told either step by step or as one of all that there are, never not at
+	// all.
+	Hold() (release func())
+	Pod(context.Context, state.PodMoment, *state.PodView) error
+	Container(context.Context, state.ContainerMoment, *state.PodView, *state.ContainerView) error
+	// Create may change the specification of a container that is being made.
+	Create(context.Context, *state.PodView, *state.ContainerView, *specs.Spec) error
+	// Update returns the limits that are to be set instead.
+	Update(context.Context, *state.PodView, *state.ContainerView, *cri.LinuxContainerResources) (*cri.LinuxContainerResources, error)
+	UpdatePod(ctx context.Context, p *state.PodView, overhead, resources *cri.LinuxContainerResources) error
+}
+
 // Event tells that an object changed; it can be queried when the event is sent.
 type Event struct {
 	Container, Pod string // Container is empty for an event of the pod itself

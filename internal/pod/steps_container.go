@@ -14,6 +14,7 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
 	"github.com/monocrio/monocrio/internal/step"
@@ -124,6 +125,10 @@ func (c *Container) bundleUp(ctx context.Context) error {
 		Volumes: volumes,
 	})
 	if err != nil {
+		return err
+	}
+	p, v := c.pod.view(), c.view()
+	if err := c.m.Plugins.Create(ctx, &p, &v, spec); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(c.bundle(), 0o700); err != nil {
@@ -278,7 +283,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 		return err
 	}
 	rootfs := filepath.Join(p.infraBundle(), "rootfs")
-	if err := infraRootfs(rootfs); err != nil {
+	if err := files.InfraRootfs(rootfs); err != nil {
 		return err
 	}
 	spec, err := p.m.Specs.Infra(ctx, SpecRequest{
@@ -301,17 +306,6 @@ func (p *Pod) infraUp(ctx context.Context) error {
 		return err
 	}
 	return h.Runtime.Start(ctx, p.infraID())
-}
-
-// infraRootfs makes what the infra process's mounts need; in a user namespace the
-// runtime could not make it.
-func infraRootfs(dir string) error {
-	for _, d := range []string{"proc", "dev"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(filepath.Join(dir, "pause"), nil, 0o755)
 }
 
 func (p *Pod) infraDown(ctx context.Context) error {

@@ -2,22 +2,13 @@ package pod
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/monocrio/monocrio/internal/cni"
-	"github.com/monocrio/monocrio/internal/errs"
-	"github.com/monocrio/monocrio/internal/fsx"
-	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
-	"github.com/monocrio/monocrio/internal/spec"
 	"github.com/monocrio/monocrio/internal/step"
-	"golang.org/x/sys/unix"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func podSteps() step.Table[*Pod] {
@@ -27,93 +18,13 @@ func podSteps() step.Table[*Pod] {
 		{Name: "namespaces", Up: (*Pod).namespacesUp, Down: (*Pod).namespacesDown},
 		{Name: "network", Up: (*Pod).networkUp, Down: (*Pod).networkDown},
 		{Name: "infra", Up: (*Pod).infraUp, Down: (*Pod).infraDown},
+		{Name: "plugins", Up: (*Pod).pluginsUp, Down: (*Pod).pluginsDown},
 	}
 }
 
-// Names of a pod's files below its RUN folder; the pinned namespaces are beside
-// them under their kinds.
-const (
-	FileShm        = "shm"
-	FileResolvConf = "resolv.conf"
-	FileHosts      = "hosts"
-	FileHostname   = "hostname"
-)
+func (p *Pod) filesUp(context.Context) error { return files.Make(p.runDir(), &p.req) }
 
-// shmSize is the size of a pod's /dev/shm in bytes: Docker's choice, which programs
-// have come to expect.
-const shmSize = 64 << 20
-
-func (p *Pod) filesUp(_ context.Context) error {
-	config, dir := p.req.Config, p.runDir()
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return err
-	}
-	if d := config.GetLogDirectory(); d != "" {
-		if err := makeLogDir(d); err != nil {
-			return err
-		}
-	}
-	resolv, err := resolvConf(config.GetDnsConfig())
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct{ name, text string }{
-		{FileResolvConf, resolv}, {FileHosts, p.hosts(nil)}, {FileHostname, p.req.Hostname() + "\n"},
-	} {
-		if err := fsx.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644, fsx.Process); err != nil {
-			return err
-		}
-	}
-	if p.req.HostIPC() {
-		return nil
-	}
-	uid, gid := p.req.RootIDs()
-	return mount.Shm(filepath.Join(dir, FileShm), shmSize, uid, gid)
-}
-
-func (p *Pod) filesDown(context.Context) error {
-	if !p.req.HostIPC() {
-		if err := mount.Unmount(filepath.Join(p.runDir(), FileShm)); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(p.runDir())
-}
-
-// makeLogDir makes a folder that a request names.
-func makeLogDir(dir string) error {
-	err := os.MkdirAll(dir, 0o755)
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("cannot make the log folder %s: %w", dir, err)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) || errors.Is(err, unix.ELOOP) {
-		return errs.With(errs.KindInvalid, err)
-	}
-	return err
-}
-
-// hosts is the pod's /etc/hosts, for containers that the kubelet gives none.
-func (p *Pod) hosts(ips []string) string {
-	if p.req.HostNetwork() {
-		if data, err := os.ReadFile("/etc/hosts"); err == nil {
-			return string(data)
-		}
-	}
-	return spec.Hosts(p.req.Hostname(), ips)
-}
-
-// resolvConf is the pod's DNS configuration; without one it is the host's.
-func resolvConf(dns *cri.DNSConfig) (string, error) {
-	if text, err := spec.ResolvConf(dns); text != "" || err != nil {
-		return text, err
-	}
-	data, err := os.ReadFile("/etc/resolv.conf")
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return string(data), err
-}
+func (p *Pod) filesDown(context.Context) error { return files.Remove(p.runDir(), &p.req) }
 
 func (p *Pod) cgroupUp(ctx context.Context) error {
 	linux := p.req.Config.GetLinux()
@@ -132,7 +43,7 @@ func (p *Pod) check() error {
 	if err := p.m.Specs.Check(p.req.Config.GetLinux().GetResources()); err != nil {
 		return err
 	}
-	if _, err := resolvConf(p.req.Config.GetDnsConfig()); err != nil {
+	if _, err := files.ResolvConf(p.req.Config.GetDnsConfig()); err != nil {
 		return err
 	}
 	if _, err := p.networkRequest(); err != nil && !p.req.HostNetwork() {
@@ -193,7 +104,7 @@ func (p *Pod) networkUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := fsx.WriteFile(filepath.Join(p.runDir(), FileHosts), []byte(p.hosts(res.IPs)), 0o644, fsx.Process); err != nil {
+	if err := files.WriteHosts(p.runDir(), &p.req, res.IPs); err != nil {
 		return err
 	}
 	return p.transition(func(s *state.PodStatus) { s.IPs, s.Result = res.IPs, res.Raw })

@@ -39,6 +39,7 @@ func (c *Container) watch() {
 			c.settle(c.m.ctx)
 			select {
 			case <-c.exited:
+				c.tellEnded(c.m.ctx)
 				return
 			case <-c.m.ctx.Done():
 				return

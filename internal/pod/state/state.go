@@ -53,10 +53,18 @@ type PodStatus struct {
 	Owed     string `json:"owed,omitempty"`
 	// Infra is the process that holds the shared PID namespace.
 	Infra *Process `json:"infra,omitempty"`
+	// Told is what plugins know of the pod: nothing, that it runs, that it has stopped.
+	Told string `json:"told,omitempty"`
 	// Overhead and Resources are what the kubelet told last, after the request.
 	Overhead  *Resources `json:"overhead,omitempty"`
 	Resources *Resources `json:"resources,omitempty"`
 }
+
+// Values of PodStatus.Told.
+const (
+	ToldRun  = "run"
+	ToldStop = "stop"
+)
 
 // ContainerRequest is the immutable half of a container's record.
 type ContainerRequest struct {

@@ -18,7 +18,7 @@ var floors = []struct {
 	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
-	{"model", []string{"internal/pod", "internal/pod/state"}},
+	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri"}},
 	{"daemon", []string{"internal/daemon"}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
@@ -41,6 +41,8 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/cni/plugin/macvlan", "internal/cni/plugin/sublink", "macvlan, ipvlan and vlan are one plugin with three kinds of link"},
 	{"internal/cni/plugin/vlan", "internal/cni/plugin/sublink", "as macvlan"},
 	{"internal/monitor/...", "internal/monitor/contract", "both sides of the contract share its constants"},
+	{"internal/pod/files", "internal/pod/state", "files are made from what is recorded"},
+	{"internal/pod", "internal/pod/files", "a step of a pod's life"},
 	{"internal/pod", "internal/pod/state", "lives are changes of what is recorded"},
 	{"internal/cri", "internal/stream", "the face answers with the streaming server's addresses"},
 	{"internal/cri", "internal/stats", "the face translates what was collected"},
@@ -138,7 +140,7 @@ var fences = []struct {
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
 	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/state", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/daemon", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/daemon", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/daemon", "internal/linux/lsm"}},
 }

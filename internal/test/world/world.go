@@ -124,6 +124,10 @@ listen = "%[1]s/crio.sock"
 [crio.image]
 registries_conf = "%[1]s/registries.conf"
 registries_conf_dir = "%[1]s/none"
+[crio.nri]
+nri_listen = "%[1]s/nri.sock"
+nri_plugin_dir = "%[1]s/nri"
+nri_plugin_config_dir = "%[1]s/nri.d"
 [crio.network]
 network_dir = "%[1]s/net.d"
 plugin_dirs = ["%[1]s/plugins"]
@@ -296,4 +300,20 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// ConfText is the content of crio.conf.
+func (w *World) ConfText() string {
+	data, err := os.ReadFile(w.Conf)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return string(data)
+}
+
+// SetConf replaces crio.conf; a daemon reads it when it starts.
+func (w *World) SetConf(text string) {
+	if err := os.WriteFile(w.Conf, []byte(text), 0o644); err != nil {
+		w.T.Fatal(err)
+	}
 }
