@@ -269,13 +269,18 @@ func (p *Pod) unmake(ctx context.Context) error {
 	return p.forget()
 }
 
-// Pod returns one pod by id or by the beginning of its id.
+// Pod returns one pod by id or by the beginning of its id; one that is being made is
+// not found.
 func (m *Manager) Pod(id string) (state.PodView, error) {
 	p, err := m.podIndex.Find(id)
 	if err != nil {
 		return state.PodView{}, err
 	}
-	return p.view(), nil
+	v := p.view()
+	if v.Status.Phase == state.Creating {
+		return state.PodView{}, errs.NotFound("pod sandbox", id)
+	}
+	return v, nil
 }
 
 // Pods returns all pods that are made; those being made or removed are not listed.

@@ -36,10 +36,13 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 }
 
 func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, error) {
-	if !p.gate.Enter() {
+	open := p.gate.Enter()
+	if open {
+		defer p.gate.Leave()
+	}
+	if !open || p.view().Status.Phase != state.Ready {
 		return "", errs.Precondition("cannot create a container in pod %s: it is not ready", p.id)
 	}
-	defer p.gate.Leave()
 	ctx, cancel := context.WithTimeout(p.life, m.MakeTime)
 	defer cancel()
 	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())

@@ -303,6 +303,37 @@ func TestNRIAdjusts(t *testing.T) {
 	}
 }
 
+// TestNRIHidesWhatIsBeingMade: while plugins think about a pod, it can be neither seen
+// nor used.
+func TestNRIHidesWhatIsBeingMade(t *testing.T) {
+	w := world.New(t, world.Options{})
+	w.Pull()
+	asked, answer := make(chan string, 1), make(chan struct{})
+	p := &nriPlugin{}
+	connect(w, p, "10")
+	joined(w, p)
+	p.onRun = func() error {
+		notes := p.notes()
+		asked <- strings.TrimPrefix(notes[len(notes)-1], "run ")
+		<-answer
+		return nil
+	}
+	made := make(chan string)
+	go func() { made <- w.Pod("hidden", nil) }()
+	id := <-asked
+	_, err := w.PodSandboxStatus(w.Ctx(), &cri.PodSandboxStatusRequest{PodSandboxId: id})
+	refused(t, "the status of a pod that is being made", err, codes.NotFound)
+	if l, err := w.ListPodSandbox(w.Ctx(), &cri.ListPodSandboxRequest{}); err != nil || len(l.GetItems()) > 0 {
+		t.Errorf("listed: %v, %v", l, err)
+	}
+	_, err = w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: id, Config: w.CtrConfig("early", "true"), SandboxConfig: w.PodConfig("hidden")})
+	refused(t, "a container in a pod that is being made", err, codes.FailedPrecondition, "not ready")
+	close(answer)
+	if got := <-made; got != id {
+		t.Errorf("the pod became %s, plugins were told %s", got, id)
+	}
+}
+
 // TestNRISynchronize: a plugin that joins while containers are being made learns of
 // each, and one that is killed holds nobody.
 func TestNRISynchronize(t *testing.T) {
