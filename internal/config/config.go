@@ -118,7 +118,7 @@ type NRI struct {
 	PluginDir            string   `toml:"nri_plugin_dir" flag:"nri-plugin-dir" doc:"plugins that are started with the daemon"`
 	PluginConfigDir      string   `toml:"nri_plugin_config_dir" flag:"nri-plugin-config-dir" doc:"their configuration"`
 	DisableConnections   bool     `toml:"nri_disable_connections" flag:"nri-disable-connections" doc:"no plugins but those of nri_plugin_dir"`
-	RegistrationTimeout  Duration `toml:"nri_plugin_registration_timeout" flag:"nri-plugin-registration-timeout" doc:"how long a plugin may take to introduce itself"`
+	RegistrationTimeout  Duration `toml:"nri_plugin_registration_timeout" flag:"nri-plugin-registration-timeout" doc:"how long a plugin may take to introduce itself and to learn what there is"`
 	RequestTimeout       Duration `toml:"nri_plugin_request_timeout" flag:"nri-plugin-request-timeout" doc:"how long a plugin may take for one answer before it is disconnected"`
 	Validator            bool     `toml:"nri_enable_default_validator" flag:"nri-enable-default-validator" doc:"check what plugins want by the rules below"`
 	RejectHooks          bool     `toml:"nri_validator_reject_oci_hook_adjustment" flag:"nri-validator-reject-oci-hook-adjustment" doc:"refuse OCI hooks"`

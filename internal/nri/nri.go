@@ -32,8 +32,9 @@ type Options struct {
 	Socket               string // where plugins connect
 	PluginDir, ConfigDir string // plugins that are started with the daemon, and their configuration
 	NoConnections        bool   // plugins of PluginDir only
-	// Registration bounds how long a plugin may take to introduce itself, Request how
-	// long for one answer; a plugin that takes longer is disconnected.
+	// Registration bounds how long a plugin may take to introduce itself and to learn
+	// what there is, Request how long for one answer; a plugin that takes longer is
+	// disconnected.
 	Registration, Request time.Duration
 	// Version is ours, for plugins to know.
 	Version string
@@ -283,6 +284,10 @@ func (p *Plugins) synchronize(ctx context.Context, tell adaptation.SyncCB) error
 		}
 		containers = append(containers, toContainer(&c, spec))
 	}
+	// To learn all at once belongs to joining, and may take as long. The library has
+	// one limit for all calls; whoever else is called meanwhile may take longer too.
+	adaptation.SetPluginRequestTimeout(max(p.o.Registration, p.o.Request))
+	defer adaptation.SetPluginRequestTimeout(p.o.Request)
 	updates, err := tell(ctx, pods, containers)
 	if err != nil {
 		return err
