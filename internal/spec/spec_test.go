@@ -275,29 +275,3 @@ func TestInfra(t *testing.T) {
 	}
 	compare(t, filepath.Join("testdata", "infra.json"), append(got, '\n'))
 }
-
-// Whatever a request says, Build returns a specification or an error.
-func FuzzBuild(f *testing.F) {
-	f.Add("sh", "user:group", "/a/../b", "A", int64(5), int64(-1))
-	f.Add("", "", "", "", int64(0), int64(1<<62))
-	f.Fuzz(func(t *testing.T, arg, user, path, env string, n, m int64) {
-		in := input()
-		in.Config.Command, in.Image.User = []string{arg}, user
-		in.Config.Envs = []*cri.KeyValue{{Key: env, Value: []byte(arg)}}
-		in.Mounts = []Mount{mount(&cri.Mount{ContainerPath: path, HostPath: path, Propagation: cri.MountPropagation(n)})}
-		in.Config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: n, CpuShares: m, OomScoreAdj: m}
-		security(&in).RunAsUser = &cri.Int64Value{Value: n}
-		security(&in).Capabilities = &cri.Capability{AddCapabilities: []string{arg}, DropCapabilities: []string{user}}
-		res, err := Build(in)
-		if (err == nil) == (res == nil) {
-			t.Errorf("result %v, error %v", res, err)
-		}
-		if err == nil {
-			for _, m := range res.Spec.Mounts {
-				if !strings.HasPrefix(m.Destination, "/") || strings.Contains(m.Destination, "..") && strings.Contains(m.Destination, "/../") {
-					t.Errorf("mount at %q", m.Destination)
-				}
-			}
-		}
-	})
-}

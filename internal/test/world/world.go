@@ -302,6 +302,9 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
+// Conn is the connection to the daemon, for calls that are made by name.
+func (w *World) Conn() *grpc.ClientConn { return w.conn }
+
 // ConfText is the content of crio.conf.
 func (w *World) ConfText() string {
 	data, err := os.ReadFile(w.Conf)
