@@ -103,7 +103,11 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		return "", err
 	}
 	held := func(p *Pod) error {
-		if v := p.view(); v.Status.Phase != state.Ready {
+		v := p.view()
+		if v.Status.Phase == state.Ready && p.life.Err() != nil { // a stop began, and may have failed half way
+			v.Status.Phase = "being stopped"
+		}
+		if v.Status.Phase != state.Ready {
 			return errs.Errorf(errs.KindAlreadyExists, "cannot run pod %s: pod %s of that name is %s; remove it first", p.name(), p.id, v.Status.Phase)
 		}
 		return nil
