@@ -2,8 +2,6 @@ package pod
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -12,8 +10,9 @@ import (
 
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/ending"
 	"github.com/monocrio/monocrio/internal/pod/state"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -30,10 +29,10 @@ type Container struct {
 	// does so at its end, and a removal may come at the same moment.
 	freeing sync.Mutex
 	ended   sync.Once // plugins were told that it ended
+	end     ending.Ending
 
 	mu      sync.Mutex // guards what follows
 	status  state.ContainerStatus
-	stopper *stopper
 	watched bool
 	began   int64 // when a start that is under way began, in nanoseconds since 1970
 	gone    bool  // the record is deleted
@@ -116,126 +115,43 @@ func (c *Container) forget() error {
 	return nil
 }
 
-// stopper is a stop in progress. Later stops join it; one with a shorter grace
-// period moves its deadline.
-type stopper struct {
-	flight.Deadline
-	done chan struct{}
-	err  error // valid after done: the process did not end
-}
-
 // stop ends the container's process: the stop signal, the grace period, SIGKILL. It
 // returns when the exit is recorded, and holds no lock meanwhile.
 func (c *Container) stop(ctx context.Context, grace time.Duration) error {
-	c.mu.Lock()
-	st := c.status
+	st := c.view().Status
 	if st.FinishedAt != 0 || st.Process == nil {
-		c.mu.Unlock()
 		return nil
 	}
 	if st.StartedAt == 0 {
 		grace = 0 // it waits to be started: no program is there to handle a signal
 	}
-	deadline := time.Now().Add(grace)
-	s := c.stopper
-	if s == nil {
-		s = &stopper{Deadline: flight.NewDeadline(deadline), done: make(chan struct{})}
-		c.stopper = s
-		c.m.wg.Go(func() { c.runStopper(s) })
-	}
-	c.mu.Unlock()
-	s.Shorten(deadline)
-	select {
-	case <-c.exited:
-		return nil
-	case <-s.done:
-		return s.err
-	case <-ctx.Done():
-		return fmt.Errorf("container %s is still being stopped: %w", c.id, ctx.Err())
-	}
+	return c.end.Stop(ctx, c.subject(), grace)
 }
 
-// killTime is how long a process may take to end after SIGKILL.
-const killTime = 10 * time.Second
-
-func (c *Container) runStopper(s *stopper) {
-	s.err = c.terminate(s)
-	c.mu.Lock()
-	c.stopper = nil
-	c.mu.Unlock()
-	close(s.done)
-}
-
-func (c *Container) terminate(s *stopper) error {
-	ctx := c.m.ctx
-	h, err := c.m.Handlers.Handler(c.req.Handler)
-	if err != nil {
-		return err
-	}
-	if s.Left() > 0 {
-		sig, known := c.req.StopSignal()
-		if !known {
-			c.m.Log.Warn("the image names a stop signal that does not exist; SIGTERM is used", "ctr", c.id, "signal", c.req.Image.Config.StopSignal)
-		}
-		if err := h.Runtime.Kill(ctx, c.id, sig, false); err != nil {
-			c.m.Log.Debug("cannot send the stop signal", "ctr", c.id, "signal", sig, "err", err)
-		}
-	}
-	switch over, err := s.Wait(ctx, c.exited); {
-	case err != nil:
-		return err
-	case !over:
-		return nil
-	}
-	return c.killAll(ctx, h)
-}
-
-// killAll sends SIGKILL to everything in the container and waits for its end. A
-// paused container is thawed, or the signal would wait with it.
-func (c *Container) killAll(ctx context.Context, h *Handler) error {
-	var last error
-	for try := range 2 {
-		last = h.Runtime.Kill(ctx, c.id, syscall.SIGKILL, true)
-		if last != nil && try == 0 {
-			last = errors.Join(last, h.Runtime.Resume(ctx, c.id))
-			last = errors.Join(last, h.Runtime.Kill(ctx, c.id, syscall.SIGKILL, true))
-		}
-		c.killInit()
-		select {
-		case <-c.exited:
-			return nil
-		case <-time.After(killTime / 2):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	stuck := ""
-	if p := c.view().Status.Process; p != nil {
-		stuck = stuckText(p.Init)
-	}
-	return errors.Join(fmt.Errorf("container %s does not end %s after SIGKILL%s", c.id, killTime, stuck), last)
-}
-
-// killInit kills the first process without the runtime, whose state may be lost. The
-// process is the recorded one: its start time is compared.
-func (c *Container) killInit() {
-	p := c.view().Status.Process
-	if p == nil {
-		return
-	}
-	if fd, err := proc.Open(p.Init); err == nil {
-		err = errors.Join(fd.Signal(unix.SIGKILL), fd.Close())
-		c.m.Log.Debug("killed the first process", "ctr", c.id, "err", err)
-	}
-}
-
-// stuckText says where a process hangs in the kernel.
-func stuckText(id proc.ID) string {
-	if !id.Alive() {
-		return "; its first process is gone, its monitor waits"
-	}
-	state, wchan := proc.Blocked(id.Pid)
-	return fmt.Sprintf("; process %d is in state %s, waiting in %s", id.Pid, state, wchan)
+// subject is what package ending needs to know.
+func (c *Container) subject() ending.Subject {
+	return ending.Subject{ID: c.id, Life: c.m.ctx, Go: c.m.wg.Go, Log: c.m.Log, Exited: c.exited,
+		Runtime: func() (oci.Runtime, error) {
+			h, err := c.m.Handlers.Handler(c.req.Handler)
+			if err != nil {
+				return nil, err
+			}
+			return h.Runtime, nil
+		},
+		Init: func() (proc.ID, bool) {
+			p := c.view().Status.Process
+			if p == nil {
+				return proc.ID{}, false
+			}
+			return p.Init, true
+		},
+		Signal: func() syscall.Signal {
+			sig, known := c.req.StopSignal()
+			if !known {
+				c.m.Log.Warn("the image names a stop signal that does not exist; SIGTERM is used", "ctr", c.id, "signal", c.req.Image.Config.StopSignal)
+			}
+			return sig
+		}}
 }
 
 // finish records the end of the process.

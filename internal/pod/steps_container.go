@@ -14,6 +14,7 @@ import (
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/ending"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -224,7 +225,7 @@ func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, killTime)
+	ctx, cancel := context.WithTimeout(ctx, ending.KillTime)
 	defer cancel()
 	if p == nil {
 		return m.endUnrecorded(ctx, h, id, bundle)
