@@ -49,7 +49,7 @@ var options = [...]option{
 	{"exec", 'e', false, "not built in yet"},
 	{"exec-process-spec", 0, true, "not built in yet"},
 	{"exec-attach", 0, false, "not built in yet"},
-	{"restore", 0, true, "not built in yet"},
+	{"restore", 0, true, "restore the container from the images in this folder"},
 	{"systemd-cgroup", 's', false, "passed on to the runtime"},
 	{"no-pivot", 0, false, "passed on to the runtime"},
 	{"no-new-keyring", 0, false, "passed on to the runtime"},
@@ -159,7 +159,7 @@ func (p *parser) set(opt *option, v string) string {
 		{"bundle", &o.Bundle}, {"cid", &o.ID}, {"cuuid", &o.UUID}, {"runtime", &o.Runtime},
 		{"conmon-pidfile", &o.MonitorPidFile}, {"container-pidfile", &o.PidFile}, {"pidfile", &o.PidFile},
 		{"persist-dir", &o.PersistDir}, {"exit-dir", &o.ExitDir}, {"exit-command", &o.ExitCommand},
-		{"socket-dir-path", &p.socketDir},
+		{"socket-dir-path", &p.socketDir}, {"restore", &o.Restore},
 	} {
 		if x.name == opt.long {
 			*x.text = v

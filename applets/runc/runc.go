@@ -87,7 +87,7 @@ func (a *app) command(args []string) *cobra.Command {
 	root.SetErr(a.err)
 	root.AddCommand(
 		a.create(), a.start(), a.state(), a.kill(), a.remove(), a.run(), a.exec(), a.update(),
-		a.pause(), a.resume(), a.list(), a.ps(), a.events(), a.spec(), a.features(),
+		a.pause(), a.resume(), a.checkpoint(), a.restore(), a.list(), a.ps(), a.events(), a.spec(), a.features(),
 	)
 	return root
 }

@@ -65,6 +65,7 @@ type Runtime struct {
 	CtrStopTimeout       int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" doc:"accepted for old files, without effect: every stop of the CRI names its grace period"`
 	ContainerExitsDir    string   `toml:"container_exits_dir" flag:"container-exits-dir" doc:"where monitors leave exit codes; empty: exits in run_dir"`
 	ContainerAttachDir   string   `toml:"container_attach_socket_dir" flag:"container-attach-socket-dir" doc:"where attach sockets are reachable; empty: attach in run_dir"`
+	EnableCRIU           bool     `toml:"enable_criu_support" flag:"enable-criu-support" doc:"allow checkpoints of containers and pods, and new ones made of them; needs criu in PATH"`
 	LogLevel             string   `toml:"log_level" flag:"log-level" live:"yes" doc:"least level that is logged: trace, debug, info, warn, error"`
 	HostNetworkSELinux   bool     `toml:"hostnetwork_disable_selinux" flag:"hostnetwork-disable-selinux" doc:"no SELinux separation for pods of the host network"`
 	DisableHostPorts     bool     `toml:"disable_hostport_mapping" flag:"disable-hostport-mapping" doc:"ignore the host ports of pods"`

@@ -18,7 +18,11 @@ func (s *Server) CreateContainer(ctx context.Context, r *cri.CreateContainerRequ
 	if r.GetConfig().GetMetadata() == nil {
 		return nil, errs.Invalid("cannot create the container: config.metadata is missing")
 	}
-	id, err := s.d.Pods.Create(ctx, r.GetPodSandboxId(), r.GetConfig())
+	config, from, err := s.d.Checkpoints.Source(ctx, r.GetConfig())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.d.Pods.Create(ctx, r.GetPodSandboxId(), config, from)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"log/slog"
 
+	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
@@ -19,10 +20,11 @@ import (
 
 // Deps are what the face shows to the world.
 type Deps struct {
-	Pods   *pod.Manager
-	Images *image.Service
-	Store  *storage.Store
-	Events *Events
+	Pods        *pod.Manager
+	Images      *image.Service
+	Store       *storage.Store
+	Events      *Events
+	Checkpoints *checkpoint.Service
 	// NetworkStatus is nil when pods can be attached to a network.
 	NetworkStatus func(context.Context) error
 	// SetPodCIDR is told the node's address ranges for pods.

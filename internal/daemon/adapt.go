@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -10,13 +11,16 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/checkpoint/archive"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/storage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -81,7 +85,37 @@ func (r rootfs) Lease(ctx context.Context, l pod.Lease) error {
 }
 
 // images implements pod.Images.
-type images struct{ *image.Service }
+type images struct {
+	*image.Service
+	store *storage.Store
+}
+
+// Checkpoint implements checkpoint.Images.
+func (s images) Checkpoint(ctx context.Context, ref string) (id string, is bool, err error) {
+	i, err := s.Find(ctx, ref)
+	if err != nil { // whoever wants the image will say what is wrong with it
+		return "", false, nil
+	}
+	return i.ID, i.Annotations[archive.Annotation] != "", nil
+}
+
+// Look implements checkpoint.Images. The lease bears our mark and no record: if we are
+// killed here, the next start sweeps it.
+func (s images) Look(ctx context.Context, id string, f func(dir string) error) (err error) {
+	lease := ident.New()
+	if err := s.store.Lease(ctx, storage.Lease{ID: lease, Image: id}); err != nil {
+		return err
+	}
+	defer func() {
+		e := s.store.Unmount(ctx, lease)
+		err = errors.Join(err, e, s.store.Release(ctx, lease))
+	}()
+	dir, err := s.store.Mount(ctx, lease)
+	if err != nil {
+		return err
+	}
+	return f(dir)
+}
 
 func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
 	i, err := s.Find(ctx, ref)
@@ -98,7 +132,7 @@ func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
 	return out, nil
 }
 
-// monitors implements pod.Monitors.
+// monitors implements process.Monitors.
 type monitors struct{}
 
 func (monitors) Start(ctx context.Context, s monitor.Spawn) (monitor.Process, error) {
@@ -126,7 +160,7 @@ func (monitors) Wait(ctx context.Context, id proc.ID) error {
 
 // handlers implements pod.Handlers.
 type handlers struct {
-	byName map[string]*pod.Handler
+	byName map[string]*process.Handler
 	// features are asked of the runtime once, when somebody wants to know.
 	features map[string]func() *api.RuntimeHandlerFeatures
 	def      string
@@ -134,7 +168,7 @@ type handlers struct {
 
 // askFeatures finds out what a runtime can do on this kernel. One that cannot say is
 // taken to lack what it would have to say.
-func askFeatures(h *pod.Handler, log *slog.Logger) *api.RuntimeHandlerFeatures {
+func askFeatures(h *process.Handler, log *slog.Logger) *api.RuntimeHandlerFeatures {
 	out := &api.RuntimeHandlerFeatures{}
 	f, err := h.Runtime.Features(context.Background())
 	if err != nil {
@@ -158,7 +192,7 @@ func (h handlers) list() (list []*api.RuntimeHandler) {
 	return list
 }
 
-func (h handlers) Handler(name string) (*pod.Handler, error) {
+func (h handlers) Handler(name string) (*process.Handler, error) {
 	if name == "" {
 		name = h.def
 	}

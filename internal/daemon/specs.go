@@ -45,13 +45,13 @@ type specMaker struct {
 	log      *slog.Logger
 }
 
-func newSpecMaker(c *config.Config, hs handlers, self string, log *slog.Logger) (*specMaker, error) {
+func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Logger) (*specMaker, error) {
 	ctl := cgroup.Available()
 	m := &specMaker{handlers: c.Runtime.Runtimes, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
 		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
-		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly,
+		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
 		AllCapabilities: knownCapabilities(),
 	}
 	for _, n := range c.Runtime.DefaultCapabilities {

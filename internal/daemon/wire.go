@@ -10,19 +10,23 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/oci/command"
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -68,11 +72,15 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}); err != nil {
 		return p, err
 	}
+	criu, err := criuConfig(c)
+	if err != nil {
+		return p, err
+	}
 	hs, err := newHandlers(c, bin, driver, log)
 	if err != nil {
 		return p, err
 	}
-	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), log)
+	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), criu, log)
 	if err != nil {
 		return p, err
 	}
@@ -82,7 +90,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
 		return p, err
 	}
-	p.deps = cri.Deps{Pods: p.pods, Events: p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
+	p.deps = cri.Deps{Pods: p.pods,
+		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Enabled: c.Runtime.EnableCRIU},
+		Events:      p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
@@ -106,10 +116,10 @@ const minMemory = "12MiB"
 
 // newHandlers makes the runtime handlers of the configuration ready.
 func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.Logger) (handlers, error) {
-	hs := handlers{byName: map[string]*pod.Handler{}, features: map[string]func() *api.RuntimeHandlerFeatures{}, def: c.Runtime.DefaultRuntime}
+	hs := handlers{byName: map[string]*process.Handler{}, features: map[string]func() *api.RuntimeHandlerFeatures{}, def: c.Runtime.DefaultRuntime}
 	for name, h := range c.Runtime.Runtimes {
 		table := "crio.runtime.runtimes." + name
-		ph := &pod.Handler{Name: name, Monitor: filepath.Join(bin, "conmon"), Argv0: "conmon", Env: h.MonitorEnv}
+		ph := &process.Handler{Name: name, Monitor: filepath.Join(bin, "conmon"), Argv0: "conmon", Env: monitorEnv(h.MonitorEnv)}
 		for _, foreign := range []string{c.Runtime.Conmon, h.MonitorPath} {
 			if foreign != "" {
 				ph.Monitor, ph.Argv0 = foreign, foreign
@@ -153,13 +163,33 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 	}
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
-		ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
-		MakeTime:   time.Duration(c.Runtime.ContainerCreateGrace),
-		LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot,
-		SystemdCgroup: driver == cgroup.Systemd, Sysctls: sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
-		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images},
-		Monitors: monitors{}, Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.events.Publish,
+		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
+			LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot, SystemdCgroup: driver == cgroup.Systemd},
+		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace),
+		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
+		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
+		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.events.Publish,
 	})
+}
+
+// criuConfig writes criu's configuration where checkpoints are on; "" where not.
+func criuConfig(c *config.Config) (path string, err error) {
+	if !c.Runtime.EnableCRIU {
+		return "", nil
+	}
+	path = filepath.Join(c.Crio.RunDir, "criu.conf")
+	return path, fsx.WriteFile(path, []byte(checkpoint.CRIUConfig), 0o600, fsx.Process)
+}
+
+// monitorEnv is the environment of monitors and the runtimes that they run, which look
+// for their own helpers (criu) in PATH.
+func monitorEnv(env []string) []string {
+	for _, e := range env {
+		if strings.HasPrefix(e, "PATH=") {
+			return env
+		}
+	}
+	return append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 }
 
 // newPlugins sets up the node resource interface, or what stands for it when it is

@@ -11,6 +11,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -68,8 +69,9 @@ type Service struct {
 
 // detail is what is read from an image's own files.
 type detail struct {
-	config v1.Image
-	size   int64
+	config      v1.Image
+	size        int64
+	annotations map[string]string
 }
 
 // Image is one image of the store.
@@ -80,6 +82,7 @@ type Image struct {
 	Config                v1.ImageConfig
 	Created               time.Time
 	Pinned                bool
+	Annotations           map[string]string // of its manifest
 }
 
 // New makes the service over an open store.
@@ -227,7 +230,7 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 	if err != nil {
 		return Image{}, err
 	}
-	i := Image{ID: img.ID, Size: uint64(d.size), Config: d.config.Config, Created: img.Created}
+	i := Image{ID: img.ID, Size: uint64(d.size), Config: d.config.Config, Created: img.Created, Annotations: d.annotations}
 	i.RepoTags, i.RepoDigests = repoDigests(img.Names, img.Digests)
 	if len(img.Names) == 0 && len(img.NamesHistory) > 0 { // its tag moved on: say what it was
 		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
@@ -259,7 +262,7 @@ func (s *Service) detail(ctx context.Context, img *storage.Image) (*detail, erro
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration of image %s: %w", img.ID, err)
 	}
-	d = &detail{config: *config}
+	d = &detail{config: *config, annotations: annotations(ctx, i)}
 	if d.size, err = i.Size(); err != nil {
 		return nil, fmt.Errorf("cannot tell the size of image %s: %w", img.ID, err)
 	}
@@ -267,6 +270,15 @@ func (s *Service) detail(ctx context.Context, img *storage.Image) (*detail, erro
 	s.configs[img.ID] = d
 	s.mu.Unlock()
 	return d, nil
+}
+
+// annotations are those of an OCI manifest; others have none.
+func annotations(ctx context.Context, i types.Image) map[string]string {
+	var m struct{ Annotations map[string]string }
+	if data, _, err := i.Manifest(ctx); err == nil {
+		_ = json.Unmarshal(data, &m) // what is no such manifest has none
+	}
+	return m.Annotations
 }
 
 // Remove deletes an image with all its names; absence is success. The kind of the

@@ -38,7 +38,10 @@ type Spawn struct {
 
 	Runtime     string // OCI runtime executable
 	RuntimeArgs []string
-	RuntimeOpts []string // for its subcommand create
+	RuntimeOpts []string // for its subcommand
+	// Restore is the folder of images from which the container's processes come; it
+	// runs when Start returns. Empty: it is created.
+	Restore string
 
 	Systemd, NoPivot, NoNewKeyring  bool
 	Terminal, Stdin, LeaveStdinOpen bool
@@ -101,6 +104,7 @@ func (s *Spawn) args() []string {
 	for _, v := range s.RuntimeOpts {
 		a = append(a, "--runtime-opt", v)
 	}
+	add("--restore", s.Restore)
 	on("-s", s.Systemd)
 	on("--no-pivot", s.NoPivot)
 	on("--no-new-keyring", s.NoNewKeyring)

@@ -91,6 +91,18 @@ type ExecRequest struct {
 	Started func(pid int)
 }
 
+// CheckpointOptions say where a container's processes are written down.
+type CheckpointOptions struct {
+	// Images is an existing folder for the images of the processes, Work one for
+	// criu's log.
+	Images, Work string
+	// LeaveRunning lets the container go on.
+	LeaveRunning bool
+	// TCPEstablished takes open connections along; they can be restored only where
+	// their addresses are.
+	TCPEstablished bool
+}
+
 // Drain is how long output is awaited after an exec'd process ended while
 // somebody else, a background child, still holds its streams open. What was
 // written before the end is delivered in full in any case.
@@ -139,6 +151,10 @@ type Runtime interface {
 	Pause(ctx context.Context, id string) error
 	// Resume thaws them; a running container is success.
 	Resume(ctx context.Context, id string) error
+	// Checkpoint writes the processes of a running or paused container down, by criu.
+	// The container goes on (or stays paused) if LeaveRunning is set; else it ends.
+	// KindPrecondition when it is not running, or criu is not there or not able.
+	Checkpoint(ctx context.Context, id string, o CheckpointOptions) error
 	// Processes lists the pids in our namespace; none when stopped.
 	Processes(ctx context.Context, id string) ([]int, error)
 	// Stats reads the cgroup's counters.

@@ -40,6 +40,7 @@
 //
 //	container step  up                                       down
 //	rootfs          lease a writable layer, mount it          unmount, release
+//	checkpoint      unpack the one that it is made of         delete
 //	volumes         lease a layer for each mounted image      unmount, release
 //	bundle          build the spec, write config.json         delete
 //	process         monitor, runtime create                   kill, delete in the runtime

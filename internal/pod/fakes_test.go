@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -210,9 +212,9 @@ func (f fakeSpecs) Limits(...*cri.LinuxContainerResources) *specs.LinuxResources
 	return &specs.LinuxResources{}
 }
 
-type fakeHandlers struct{ h *Handler }
+type fakeHandlers struct{ h *process.Handler }
 
-func (f fakeHandlers) Handler(name string) (*Handler, error) {
+func (f fakeHandlers) Handler(name string) (*process.Handler, error) {
 	if name != "" && name != f.h.Name {
 		return nil, errs.NotFound("handler", name)
 	}
@@ -359,3 +361,9 @@ func (f fakePlugins) Update(_ context.Context, _ *state.PodView, _ *state.Contai
 func (f fakePlugins) UpdatePod(context.Context, *state.PodView, *cri.LinuxContainerResources, *cri.LinuxContainerResources) error {
 	return f.do("Plugins.UpdatePod", func() {})
 }
+
+func (f fakeRootfs) Diff(context.Context, string) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("")), nil
+}
+
+func (f fakeRuntime) Checkpoint(context.Context, string, oci.CheckpointOptions) error { return nil }

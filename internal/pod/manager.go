@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/record"
 	"github.com/monocrio/monocrio/internal/step"
@@ -26,18 +27,13 @@ import (
 type Options struct {
 	// StateDir holds the records, RunDir what does not survive a boot.
 	StateDir, RunDir string
-	// ExitsDir and AttachDir are where monitors leave exit codes and sockets.
-	ExitsDir, AttachDir string
+	process.Host
 	// LogDir takes the logs of pods that name no folder.
 	LogDir string
 	// Boot is the kernel's boot id.
 	Boot string
 	// MakeTime bounds the making of one pod or container.
-	MakeTime      time.Duration
-	LogSizeMax    int64
-	NoSyncLog     bool
-	NoPivot       bool
-	SystemdCgroup bool
+	MakeTime time.Duration
 	// Sysctls are set in every pod that owns the namespace.
 	Sysctls          map[string]string
 	DisableHostPorts bool
@@ -47,7 +43,6 @@ type Options struct {
 	Cgroups    Cgroups
 	Rootfs     Rootfs
 	Images     Images
-	Monitors   Monitors
 	Handlers   Handlers
 	Specs      Specs
 	Plugins    Plugins
@@ -115,7 +110,7 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 	return m.podIndex.Fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
 }
 
-func (m *Manager) makePod(config *cri.PodSandboxConfig, h *Handler) (string, error) {
+func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (string, error) {
 	ctx, cancel := context.WithTimeout(m.ctx, m.MakeTime)
 	defer cancel()
 	id := ident.New()

@@ -17,7 +17,10 @@ import (
 // Create makes a container in a ready pod, up to the point where its process waits
 // to be started. A container of the same name that is being made, or was made and
 // not started, is the answer to a repeated call.
-func (m *Manager) Create(ctx context.Context, podID string, config *cri.ContainerConfig) (string, error) {
+//
+// With from, processes and changed files come from a checkpoint, and the image is the
+// one that it was made of.
+func (m *Manager) Create(ctx context.Context, podID string, config *cri.ContainerConfig, from *state.Source) (string, error) {
 	p, err := m.podIndex.Find(podID)
 	if err != nil {
 		return "", err
@@ -32,10 +35,10 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 		}
 		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
 	}
-	return m.ctrIndex.Fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config) })
+	return m.ctrIndex.Fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config, from) })
 }
 
-func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, error) {
+func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state.Source) (string, error) {
 	open := p.gate.Enter()
 	if open {
 		defer p.gate.Leave()
@@ -50,7 +53,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig) (string, er
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	id := ident.New()
-	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image}
+	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image, From: from}
 	if req.LogPath, err = m.logPath(p, id, config); err != nil {
 		return "", err
 	}
@@ -179,7 +182,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	err = c.ask(ctx, state.ContainerStart)
 	began := c.begin(time.Now().UnixNano()) // before, or a quick program ends before it began
 	if err == nil {
-		err = h.Runtime.Start(ctx, c.id)
+		err = c.run(ctx, h)
 	}
 	if err != nil {
 		c.begin(0)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -91,7 +92,7 @@ func withKind(err error) error {
 }
 
 // canUpdate refuses what cannot be meant and what would kill the container.
-func (c *Container) canUpdate(ctx context.Context, h *Handler, want, next *cri.LinuxContainerResources) error {
+func (c *Container) canUpdate(ctx context.Context, h *process.Handler, want, next *cri.LinuxContainerResources) error {
 	v := c.view()
 	if s := v.Status.State(); v.Status.Phase != state.Live || s == cri.ContainerState_CONTAINER_EXITED {
 		return errs.Precondition("it is %s; only created and running containers have limits", stateWord(s))
@@ -131,7 +132,7 @@ func changed(next, want *cri.LinuxContainerResources) *cri.LinuxContainerResourc
 
 // setOOMScore gives all processes of the container a new score, 0 for none; those
 // that are started later inherit it.
-func (c *Container) setOOMScore(ctx context.Context, h *Handler, score int) error {
+func (c *Container) setOOMScore(ctx context.Context, h *process.Handler, score int) error {
 	if score == 0 {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -140,11 +141,11 @@ func (k *model) run(ctx context.Context, name string, p *modelPod) {
 
 func (k *model) create(ctx context.Context, name string, p *modelPod, c *modelCtr) {
 	if p == nil {
-		_, err := k.m.Create(ctx, "0123456789ab", ctrConfig(name))
+		_, err := k.m.Create(ctx, "0123456789ab", ctrConfig(name), nil)
 		k.want("create in no pod", err, errs.KindNotFound)
 		return
 	}
-	id, err := k.m.Create(ctx, p.id, ctrConfig(name))
+	id, err := k.m.Create(ctx, p.id, ctrConfig(name), nil)
 	switch {
 	case c != nil && c.state != created:
 		k.want("create beside one of that name", err, errs.KindAlreadyExists)
@@ -317,10 +318,10 @@ func newManager(t *testing.T, dir string, n *node) *Manager {
 			t.Fatal(err)
 		}
 	}
-	m, err := New(Options{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), ExitsDir: filepath.Join(dir, "exits"),
-		AttachDir: filepath.Join(dir, "attach"), LogDir: filepath.Join(dir, "log"), Boot: "boot", MakeTime: time.Minute,
+	m, err := New(Options{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
+		Host: process.Host{Monitors: fakeMonitors{n}, ExitsDir: filepath.Join(dir, "exits"), AttachDir: filepath.Join(dir, "attach")}, LogDir: filepath.Join(dir, "log"), Boot: "boot", MakeTime: time.Minute,
 		Network: fakeNetwork{n}, Namespaces: fakePins{n}, Cgroups: fakeCgroups{n}, Rootfs: fakeRootfs{n}, Images: fakeImages{},
-		Monitors: fakeMonitors{n}, Handlers: fakeHandlers{&Handler{Name: "fake", Runtime: fakeRuntime{n: n}}}, Specs: fakeSpecs{n}, Plugins: fakePlugins{n},
+		Handlers: fakeHandlers{&process.Handler{Name: "fake", Runtime: fakeRuntime{n: n}}}, Specs: fakeSpecs{n}, Plugins: fakePlugins{n},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err == nil {
 		err = m.Recover(t.Context())

@@ -13,6 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/files"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
@@ -102,6 +103,7 @@ func (c *Container) recover(ctx context.Context) {
 	case st.FinishedAt != 0:
 	case st.Boot != c.m.Boot:
 		c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reasonUnknown, "the node was restarted while the container ran"))
+	case c.req.From != nil && st.Process == nil && process.Find(c.bundle()) == nil: // it waits to be restored
 	case st.Process == nil || !st.Process.Monitor.Alive():
 		c.settle(ctx)
 	default:
@@ -204,7 +206,7 @@ func (m *Manager) orphanFolders(ctx context.Context, what string, known func(str
 }
 
 func (m *Manager) unmakeContainerFolder(ctx context.Context, id, dir string) error {
-	return errors.Join(m.endStray(ctx, id, dir), os.RemoveAll(dir), m.removeExit(id))
+	return errors.Join(m.endStray(ctx, id, dir), os.RemoveAll(dir), m.RemoveExit(id))
 }
 
 func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
@@ -215,7 +217,7 @@ func (m *Manager) unmakePodFolder(ctx context.Context, id, dir string) error {
 	if path, ours, e := m.Cgroups.ParentPath("", id); e == nil && ours {
 		err = m.Cgroups.Remove(ctx, path)
 	}
-	return errors.Join(err, os.RemoveAll(dir), m.removeExit(id))
+	return errors.Join(err, os.RemoveAll(dir), m.RemoveExit(id))
 }
 
 // endStray ends a container of which only the bundle is known, in whichever runtime

@@ -3,13 +3,12 @@ package pod
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
-	"github.com/monocrio/monocrio/internal/linux/proc"
-	"github.com/monocrio/monocrio/internal/monitor"
-	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -67,6 +66,8 @@ type Rootfs interface {
 	// Unmount and Release undo; absence is success.
 	Unmount(ctx context.Context, id string) error
 	Release(ctx context.Context, id string) error
+	// Diff is what a layer changes, as a tar; the caller closes it.
+	Diff(ctx context.Context, id string) (io.ReadCloser, error)
 	// Leases lists the ids of all layers with our mark.
 	Leases(context.Context) ([]string, error)
 }
@@ -78,33 +79,11 @@ type Images interface {
 	Resolve(ctx context.Context, ref string) (state.Image, error)
 }
 
-// Monitors starts and asks the processes that watch containers (package monitor).
-type Monitors interface {
-	Start(context.Context, monitor.Spawn) (monitor.Process, error)
-	// ReadExit tells how a container ended; false while there is no exit file.
-	ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, error)
-	// Reopen returns when the new log file is there.
-	Reopen(ctx context.Context, bundle, log string) error
-	// Wait returns when the process is gone; at once if it is.
-	Wait(context.Context, proc.ID) error
-}
-
-// Handler is a runtime handler that is ready for use.
-type Handler struct {
-	Name    string
-	Runtime oci.Runtime
-	// Monitor is the executable of the monitor, Argv0 its name, Env its
-	// environment.
-	Monitor, Argv0 string
-	Env            []string
-	MinMemory      int64 // bytes; smaller limits are refused
-}
-
 // Handlers finds runtime handlers.
 type Handlers interface {
 	// Handler returns the named handler, for "" the default one; NotFound kind
 	// with the names there are otherwise.
-	Handler(name string) (*Handler, error)
+	Handler(name string) (*process.Handler, error)
 }
 
 // SpecRequest is what the OCI spec of a container is made from.

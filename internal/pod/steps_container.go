@@ -8,14 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
+	"github.com/monocrio/monocrio/internal/checkpoint/archive"
 	"github.com/monocrio/monocrio/internal/errs"
-	"github.com/monocrio/monocrio/internal/fsx"
-	"github.com/monocrio/monocrio/internal/monitor"
 	"github.com/monocrio/monocrio/internal/oci"
-	"github.com/monocrio/monocrio/internal/pod/ending"
 	"github.com/monocrio/monocrio/internal/pod/files"
+	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
 	"github.com/monocrio/monocrio/internal/step"
@@ -24,6 +22,7 @@ import (
 func containerSteps() step.Table[*Container] {
 	return step.Table[*Container]{
 		{Name: "rootfs", Up: (*Container).rootfsUp, Down: (*Container).rootfsDown},
+		{Name: "checkpoint", Up: (*Container).checkpointUp, Down: (*Container).checkpointDown},
 		{Name: "volumes", Up: (*Container).volumesUp, Down: (*Container).volumesDown},
 		{Name: "bundle", Up: (*Container).bundleUp, Down: (*Container).bundleDown},
 		{Name: "process", Up: (*Container).processUp, Down: (*Container).processDown},
@@ -164,51 +163,36 @@ func (c *Container) pidNamespace() (string, error) {
 func pidNSPath(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid), "ns/pid") }
 
 func (c *Container) bundleDown(context.Context) error {
-	if p := findMonitor(c.bundle()); p != nil { // the next try must find it too
+	if p := process.Find(c.bundle()); p != nil { // the next try must find it too
 		return fmt.Errorf("it is used by the monitor, process %d", p.Monitor.Pid)
 	}
-	return errors.Join(os.RemoveAll(c.bundle()), c.m.removeExit(c.id))
-}
-
-// removeExit deletes what a monitor left outside the bundle.
-func (m *Manager) removeExit(id string) error {
-	return errors.Join(fsx.RemoveIfThere(filepath.Join(m.ExitsDir, id)), os.RemoveAll(filepath.Join(m.AttachDir, id)))
+	return errors.Join(os.RemoveAll(c.bundle()), c.m.RemoveExit(c.id))
 }
 
 func (c *Container) processUp(ctx context.Context) error {
+	if c.req.From != nil {
+		return nil // a restored process runs at once: its start makes it
+	}
+	return c.spawnMonitor(ctx)
+}
+
+func (c *Container) spawnMonitor(ctx context.Context) error {
 	h, err := c.m.Handlers.Handler(c.req.Handler)
 	if err != nil {
 		return err
 	}
-	s := c.m.spawn(h, c.id, c.bundle(), c.req.LogPath)
+	s := c.m.Spawn(h, c.id, c.bundle(), c.req.LogPath)
 	s.Name = c.req.Config.GetMetadata().GetName()
 	s.Terminal, s.Stdin = c.req.Config.GetTty(), c.req.Config.GetStdin()
 	s.LeaveStdinOpen = s.Stdin && !c.req.Config.GetStdinOnce()
-	p, err := c.m.startMonitor(ctx, s)
+	if c.req.From != nil {
+		s.Restore = filepath.Join(c.checkpointDir(), archive.ImagesDir)
+	}
+	p, err := c.m.Begin(ctx, s)
 	if err != nil {
 		return err
 	}
 	return c.transition(func(st *state.ContainerStatus) error { st.Process = p; return nil })
-}
-
-// spawn is what all monitors have in common.
-func (m *Manager) spawn(h *Handler, id, bundle, log string) monitor.Spawn {
-	path, _, args := h.Runtime.Command()
-	return monitor.Spawn{
-		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
-		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: monitorPidFile(bundle),
-		ExitDir: m.ExitsDir, PersistDir: bundle, SocketDir: m.AttachDir,
-		LogPath: log, LogSizeMax: m.LogSizeMax, NoSyncLog: m.NoSyncLog,
-		Runtime: path, RuntimeArgs: args, Systemd: m.SystemdCgroup, NoPivot: m.NoPivot, CgroupFD: -1,
-	}
-}
-
-func (m *Manager) startMonitor(ctx context.Context, s monitor.Spawn) (*state.Process, error) {
-	p, err := m.Monitors.Start(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	return &state.Process{Monitor: p.Monitor, Init: findProcess(p.Container)}, nil
 }
 
 func (c *Container) processDown(ctx context.Context) error {
@@ -217,58 +201,6 @@ func (c *Container) processDown(ctx context.Context) error {
 	defer c.freeing.Unlock()
 	return c.m.endProcess(ctx, c.req.Handler, c.id, c.bundle(), p)
 }
-
-// endProcess kills what runs under an id and frees the runtime's state. The monitor
-// follows its container; one that is known gets some time for its last words.
-func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p *state.Process) error {
-	h, err := m.Handlers.Handler(handler)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, ending.KillTime)
-	defer cancel()
-	if p == nil {
-		return m.endUnrecorded(ctx, h, id, bundle)
-	}
-	if err := h.Runtime.Delete(ctx, id, true); err != nil {
-		return err
-	}
-	if err := m.Monitors.Wait(ctx, p.Monitor); err != nil {
-		return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
-	}
-	return nil
-}
-
-// endUnrecorded ends what was started and not recorded. The runtime may be about to
-// create it at this very moment: as long as a monitor is there, absence is not the
-// end.
-func (m *Manager) endUnrecorded(ctx context.Context, h *Handler, id, bundle string) error {
-	for {
-		if err := h.Runtime.Delete(ctx, id, true); err != nil {
-			return err
-		}
-		p := findMonitor(bundle)
-		if p == nil {
-			return nil
-		}
-		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-		_ = m.Monitors.Wait(short, p.Monitor) // the time limit is the common end
-		cancel()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
-		}
-	}
-}
-
-// findMonitor looks for a monitor that was started but not recorded.
-func findMonitor(bundle string) *state.Process {
-	if id, ok := monitor.Find(bundle, monitorPidFile(bundle)); ok {
-		return &state.Process{Monitor: id}
-	}
-	return nil
-}
-
-func monitorPidFile(bundle string) string { return filepath.Join(bundle, "monitor.pid") }
 
 // infraID is the runtime's id of a pod's infra process.
 func (p *Pod) infraID() string { return p.id }
@@ -297,9 +229,9 @@ func (p *Pod) infraUp(ctx context.Context) error {
 	if err := oci.WriteBundle(p.infraBundle(), spec); err != nil {
 		return err
 	}
-	s := p.m.spawn(h, p.infraID(), p.infraBundle(), "")
+	s := p.m.Spawn(h, p.infraID(), p.infraBundle(), "")
 	s.Name = "infra"
-	proc, err := p.m.startMonitor(ctx, s)
+	proc, err := p.m.Begin(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -316,8 +248,17 @@ func (p *Pod) infraDown(ctx context.Context) error {
 	if err := p.m.endProcess(ctx, p.req.Handler, p.infraID(), p.infraBundle(), p.view().Status.Infra); err != nil {
 		return err
 	}
-	if err := p.m.removeExit(p.infraID()); err != nil {
+	if err := p.m.RemoveExit(p.infraID()); err != nil {
 		return err
 	}
 	return p.transition(func(s *state.PodStatus) { s.Infra = nil })
+}
+
+// endProcess kills what runs under an id; see process.Host.End.
+func (m *Manager) endProcess(ctx context.Context, handler, id, bundle string, p *state.Process) error {
+	h, err := m.Handlers.Handler(handler)
+	if err != nil {
+		return err
+	}
+	return m.End(ctx, h.Runtime, id, bundle, p)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
@@ -25,10 +24,10 @@ const exitUnknown = 255
 func (c *Container) watch() {
 	c.mu.Lock()
 	p := c.status.Process
-	again := c.watched || p == nil || c.status.FinishedAt != 0
-	c.watched = true
+	now := !c.watched && p != nil && c.status.FinishedAt == 0
+	c.watched = c.watched || now
 	c.mu.Unlock()
-	if again {
+	if !now {
 		return
 	}
 	c.m.wg.Go(func() {
@@ -118,15 +117,6 @@ func (p *Pod) logErr(err error) {
 	if err != nil {
 		p.m.Log.Error("cannot record a pod's state", "pod", p.id, "err", err)
 	}
-}
-
-// findProcess looks a process up by pid; the zero value if it is gone.
-func findProcess(pid int) proc.ID {
-	id, err := proc.Find(pid)
-	if err != nil {
-		return proc.ID{Pid: pid}
-	}
-	return id
 }
 
 // publish hands an event to the subscriber, if there is one.

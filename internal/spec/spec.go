@@ -84,6 +84,8 @@ type Node struct {
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	ReadOnly          bool
+	// CRIUConfig is criu's configuration for this container's checkpoints; "": none.
+	CRIUConfig string
 	// PrivilegedNoHostDevices keeps the node's devices from privileged containers.
 	PrivilegedNoHostDevices bool
 }
@@ -173,6 +175,7 @@ func (b *builder) contradictions() error {
 func (b *builder) annotations() map[string]string {
 	a := map[string]string{}
 	maps.Copy(a, b.in.Config.GetAnnotations())
+	maps.DeleteFunc(a, func(k, _ string) bool { return commands(k) })
 	p := b.in.Pod
 	for k, v := range map[string]string{
 		"io.container.manager":                  "cri-o",
@@ -191,12 +194,19 @@ func (b *builder) annotations() map[string]string {
 		"io.kubernetes.cri-o.Stdin":             fmt.Sprint(b.in.Config.GetStdin()),
 		"io.kubernetes.cri-o.PrivilegedRuntime": fmt.Sprint(b.sc.GetPrivileged()),
 		"io.kubernetes.cri-o.Image":             b.in.Config.GetImage().GetImage(),
+		"org.criu.config":                       b.in.Node.CRIUConfig,
 	} {
 		if v != "" {
 			a[k] = v
 		}
 	}
 	return a
+}
+
+// commands tells annotations that are no notes: runtimes act on them, with the node's
+// rights, and anybody who may make a pod may write them.
+func commands(key string) bool {
+	return key == "bundle" || key == "org.criu.config" || strings.HasPrefix(key, "org.systemd.property.") || strings.HasPrefix(key, "run.oci.")
 }
 
 // namespaces joins the pod's and makes the container's own.

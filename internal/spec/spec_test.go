@@ -266,6 +266,26 @@ func TestDefaultSeccomp(t *testing.T) {
 	}
 }
 
+// TestAnnotationsThatCommand: what runtimes obey does not come from requests.
+func TestAnnotationsThatCommand(t *testing.T) {
+	in := input()
+	in.Config.Annotations = map[string]string{"bundle": "/x", "org.criu.config": "/evil", "org.systemd.property.ExecStart": "x", "run.oci.handler": "x", "note": "kept"}
+	in.Node.CRIUConfig = "/run/crio/criu.conf"
+	res, err := Build(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := res.Spec.Annotations
+	if a["note"] != "kept" || a["org.criu.config"] != "/run/crio/criu.conf" {
+		t.Errorf("%v", a)
+	}
+	for k := range in.Config.Annotations {
+		if _, there := a[k]; there && k != "note" && k != "org.criu.config" {
+			t.Errorf("%s came through", k)
+		}
+	}
+}
+
 func TestInfra(t *testing.T) {
 	in := input()
 	s := Infra(in, "/usr/bin/pause")

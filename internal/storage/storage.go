@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
 	"go.podman.io/storage/pkg/idtools"
 	"go.podman.io/storage/types"
 	"golang.org/x/sys/unix"
@@ -296,6 +298,21 @@ func (s *Store) Release(_ context.Context, id string) error {
 		return fmt.Errorf("cannot delete the layer of %s: %w", id, err)
 	}
 	return nil
+}
+
+// Diff is what a lease's layer changes, as a tar in which a file named .wh.X stands
+// for one that is deleted. The caller closes it.
+func (s *Store) Diff(_ context.Context, id string) (io.ReadCloser, error) {
+	c, err := s.store.Container(id)
+	if err != nil {
+		return nil, kind(err)
+	}
+	plain := archive.Uncompressed
+	r, err := s.store.Diff("", c.LayerID, &storage.DiffOptions{Compression: &plain})
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell what changed in the root file system of %s: %w", id, kind(err))
+	}
+	return r, nil
 }
 
 func ours(metadata string) bool {

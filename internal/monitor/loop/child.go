@@ -59,7 +59,12 @@ func (m *monitor) command() []string {
 		args = append(args, "--systemd-cgroup")
 	}
 	args = append(args, o.RuntimeArgs...)
-	args = append(args, "create", "--bundle", o.Bundle, "--pid-file", o.PidFile)
+	if o.Restore != "" { // it runs when the runtime returns
+		args = append(args, "restore", "--detach", "--image-path", o.Restore, "--work-path", o.Bundle)
+	} else {
+		args = append(args, "create")
+	}
+	args = append(args, "--bundle", o.Bundle, "--pid-file", o.PidFile)
 	if o.NoPivot {
 		args = append(args, "--no-pivot")
 	}

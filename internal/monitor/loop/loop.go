@@ -33,6 +33,7 @@ type Options struct {
 	RuntimeOpts             []string
 	SystemdCgroup, NoPivot  bool
 	NoNewKeyring            bool
+	Restore                 string // folder of criu's images; empty: the container is created
 	Terminal, Stdin         bool
 	LeaveStdinOpen          bool
 	Timeout                 int // seconds; 0: none

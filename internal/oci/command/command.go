@@ -444,6 +444,21 @@ func (r *Runtime) Update(ctx context.Context, id string, res *specs.LinuxResourc
 	return nil
 }
 
+// Checkpoint writes a container's processes down.
+func (r *Runtime) Checkpoint(ctx context.Context, id string, o oci.CheckpointOptions) error {
+	args := []string{"--image-path", o.Images, "--work-path", o.Work, "--file-locks", "--manage-cgroups-mode", "ignore"}
+	if o.LeaveRunning {
+		args = append(args, "--leave-running")
+	}
+	if o.TCPEstablished {
+		args = append(args, "--tcp-established")
+	}
+	if err := r.run(ctx, call{verb: "checkpoint", args: args, id: id}); err != nil {
+		return errs.With(errs.KindPrecondition, r.classify(ctx, "checkpoint", id, err, oci.Running, oci.Paused))
+	}
+	return nil
+}
+
 // writeTemp writes a value as JSON to a private file.
 func (r *Runtime) writeTemp(v any) (string, error) {
 	f, err := os.CreateTemp(r.o.Temp, "runtime-*.json")

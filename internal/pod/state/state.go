@@ -75,8 +75,16 @@ type ContainerRequest struct {
 	LogPath string          `json:"logPath"` // absolute; empty: no log
 	// Target is the container whose PID namespace is joined.
 	Target string `json:"target,omitempty"`
+	// From is the checkpoint that its processes and files come from.
+	From *Source `json:"from,omitempty"`
 	// Volumes are the images that its mounts name.
 	Volumes []Volume `json:"volumes,omitempty"`
+}
+
+// Source is a checkpoint: a file, or an image that holds its files.
+type Source struct {
+	File  string `json:"file,omitempty"`
+	Image string `json:"image,omitempty"` // id
 }
 
 // Volume is an image that is mounted into a container.

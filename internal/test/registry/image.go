@@ -54,6 +54,8 @@ type Image struct {
 	// list or index, beside an entry for another machine, or without an entry for
 	// this one (Foreign).
 	Docker, Index, Foreign bool
+	// Annotations are those of the manifest.
+	Annotations map[string]string
 }
 
 // Add makes an image and keeps it under a name and tag. It returns the digest that
@@ -86,7 +88,7 @@ func (r *Registry) Add(name, tag string, img Image) (string, error) {
 	if img.Docker {
 		kind, configKind = dockerManifest, dockerConfig
 	}
-	data, err := json.Marshal(v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: kind, Layers: layers,
+	data, err := json.Marshal(v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: kind, Layers: layers, Annotations: img.Annotations,
 		Config: v1.Descriptor{MediaType: configKind, Digest: digest.Digest(r.AddBlob(configData)), Size: int64(len(configData))}})
 	if err != nil {
 		return "", err
