@@ -18,6 +18,7 @@ const (
 type client struct {
 	fd      int
 	ended   bool // it will send no more
+	mute    bool // it never had anything to send, so its end is not that of the input
 	watched bool
 }
 
@@ -57,7 +58,7 @@ func (c *clients) listen(m *monitor, bundle string) error {
 }
 
 func (c *clients) accept(m *monitor) {
-	fd, _, err := syscall.Accept4(c.listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+	fd, from, err := syscall.Accept4(c.listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 	if err != nil {
 		return
 	}
@@ -69,11 +70,18 @@ func (c *clients) accept(m *monitor) {
 	if syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, sendBuffer) != nil {
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
 	}
-	cl := &client{fd: fd}
+	cl := &client{fd: fd, mute: named(from)}
 	c.all = append(c.all, cl)
 	if !c.paused {
 		cl.watch(m)
 	}
+}
+
+// named tells whether a client's socket has a name, by which it says that it only
+// listens (contract.AttachFile). Go reports one without a name as "@".
+func named(from syscall.Sockaddr) bool {
+	un, ok := from.(*syscall.SockaddrUnix)
+	return ok && len(un.Name) > 1
 }
 
 // watch waits for input, or, once that has ended, for the client to go.
@@ -133,14 +141,21 @@ func (c *clients) event(m *monitor, fd int, events uint32) {
 		m.feed(m.in[:n])
 	default:
 		// An end of file, or a client that died: for the container it is the same.
-		cl.ended = true
-		m.endInput()
+		cl.end(m)
 		if err != nil {
 			c.remove(m, cl)
 		} else {
 			cl.watch(m)
 		}
 	}
+}
+
+// end is the end of what a client sends.
+func (cl *client) end(m *monitor) {
+	if !cl.ended && !cl.mute {
+		m.endInput()
+	}
+	cl.ended = true
 }
 
 func (c *clients) remove(m *monitor, cl *client) {
@@ -202,6 +217,7 @@ func (c *clients) drop(m *monitor, cl *client) {
 		m.unwatch(cl.fd)
 	}
 	syscall.Close(cl.fd)
+	cl.end(m)
 }
 
 func (m *monitor) sendPacket(fd int, part []byte) error {

@@ -90,6 +90,37 @@ func leaveOpen(t *testing.T, r *Rig) {
 	}
 }
 
+// onlyListening: clients that never could send come and go; the input stays open
+// until the end of one that does send, however it ends.
+func onlyListening(t *testing.T, r *Rig) {
+	if r.Foreign {
+		t.Skip("other monitors close the input when any client goes")
+	}
+	b := r.Box(t, "echo up; cat; echo done")
+	b.Spawn.Stdin = true
+	b.Run()
+	b.WaitLog("up\n")
+	ctx, cancel := context.WithCancel(context.Background())
+	var out sink
+	done := b.attach(ctx, monitor.AttachStreams{Stdout: &out})
+	keys, typing := io.Pipe()
+	other, leave := context.WithCancel(context.Background())
+	second := b.attach(other, monitor.AttachStreams{Stdin: keys, Stdout: io.Discard})
+	io.WriteString(typing, "one\n")
+	b.Eventually("output", func() bool { return out.String() == "one\n" })
+	cancel()
+	<-done
+	io.WriteString(typing, "two\n")
+	b.WaitLog("two\n")
+	leave() // without a half-close
+	<-second
+	typing.Close()
+	b.WaitExit()
+	if got := strings.Join(b.Records(), ""); got != "stdout F up\nstdout F one\nstdout F two\nstdout F done\n" {
+		t.Errorf("log %q", got)
+	}
+}
+
 // bulkInput sends more than all buffers hold to a reader that begins late.
 func bulkInput(t *testing.T, r *Rig) {
 	const size = 8 << 20
