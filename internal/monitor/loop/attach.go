@@ -19,6 +19,7 @@ type client struct {
 	fd      int
 	ended   bool // it will send no more
 	mute    bool // it never had anything to send, so its end is not that of the input
+	deaf    bool // it is gone; what it had sent may still be there
 	watched bool
 }
 
@@ -195,11 +196,16 @@ func (c *clients) send(m *monitor, stream byte, data []byte) {
 		data = data[len(part):]
 		for i := len(c.all) - 1; i >= 0; i-- {
 			cl := c.all[i]
-			if err := m.sendPacket(cl.fd, part); err != nil {
-				if err == syscall.EAGAIN {
-					m.warn("an attached client is dropped: it does not read")
-				}
+			if cl.deaf {
+				continue
+			}
+			switch m.sendPacket(cl.fd, part) {
+			case nil:
+			case syscall.EAGAIN:
+				m.warn("an attached client is dropped: it does not read")
 				c.drop(m, cl)
+			default:
+				cl.deaf = true // an event will tell, after its last input
 			}
 		}
 	}

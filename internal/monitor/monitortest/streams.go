@@ -121,6 +121,45 @@ func onlyListening(t *testing.T, r *Rig) {
 	}
 }
 
+// lastInput: clients send a line and are gone at once, while output is on its way to
+// them.
+func lastInput(t *testing.T, r *Rig) {
+	if r.Foreign {
+		t.Skip("other monitors may lose it")
+	}
+	const clients = 40
+	b := r.Box(t, "while :; do echo flood; done & while read n; do echo got $n >&2; [ $n = last ] && break; done; kill $!")
+	b.Spawn.Stdin, b.Spawn.LeaveStdinOpen = true, true
+	b.Run()
+	short := filepath.Join(t.TempDir(), "s")
+	if err := os.Symlink(b.Spawn.Bundle, short); err != nil {
+		t.Fatal(err)
+	}
+	send := func(line string) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: short + "/attach"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(fd, []byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range clients {
+		send(strconv.Itoa(i) + "\n")
+	}
+	send("last\n")
+	b.WaitExit()
+	for i := range clients {
+		if !strings.Contains(b.Log(), "got "+strconv.Itoa(i)+"\n") {
+			t.Errorf("the input of client %d is lost", i)
+		}
+	}
+}
+
 // bulkInput sends more than all buffers hold to a reader that begins late.
 func bulkInput(t *testing.T, r *Rig) {
 	const size = 8 << 20
