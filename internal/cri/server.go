@@ -13,6 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
+	"github.com/monocrio/monocrio/internal/stream"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -23,6 +24,8 @@ type Deps struct {
 	Images *image.Service
 	Store  *storage.Store
 	Events *Events
+	// Streams serves what Exec, Attach and PortForward answer with.
+	Streams *stream.Server
 	// NetworkStatus is nil when pods can be attached to a network.
 	NetworkStatus func(context.Context) error
 	// SetPodCIDR is told the node's address ranges for pods.

@@ -24,6 +24,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
+	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -38,6 +39,7 @@ type parts struct {
 	pods    *pod.Manager
 	events  *cri.Events
 	plugins *nri.Plugins
+	streams *stream.Server
 	deps    cri.Deps
 }
 
@@ -82,7 +84,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
 		return p, err
 	}
-	p.deps = cri.Deps{Pods: p.pods, Events: p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
+	p.streams = stream.New(streamOptions(c, p.pods, log))
+	p.deps = cri.Deps{Pods: p.pods, Events: p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
@@ -183,6 +186,9 @@ func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins
 
 // close lets go of everything. Pods and containers go on.
 func (p *parts) close() (err error) {
+	if p.streams != nil {
+		err = p.streams.Close()
+	}
 	if p.plugins != nil {
 		p.plugins.Stop()
 	}
@@ -190,7 +196,7 @@ func (p *parts) close() (err error) {
 		p.pods.Close()
 	}
 	if p.network != nil {
-		err = p.network.Close()
+		err = errors.Join(err, p.network.Close())
 	}
 	if p.images != nil {
 		p.images.Close()
