@@ -244,6 +244,26 @@ func execTerminal(w *World) {
 	}
 }
 
+// execTyped: what is typed before the process runs is echoed once, by its terminal.
+func execTyped(w *World) {
+	id, _ := w.Start("sleep 1000")
+	p := Process("/bin/sh", "-c", "read x; echo got $x")
+	p.Terminal = true
+	r, in, err := os.Pipe()
+	w.ok("pipe", err)
+	defer r.Close()
+	defer in.Close()
+	if _, err := in.WriteString("word\n"); err != nil {
+		w.Fatal(err)
+	}
+	var s screen
+	code, err := w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: p, Stdin: r, Stdout: &s})
+	// runc takes a moment until only one of two terminals adds carriage returns.
+	if code != 0 || err != nil || strings.ReplaceAll(s.buf.String(), "\r", "") != "word\ngot word\n" {
+		w.Errorf("code %d, %v, the terminal showed %q", code, err, s.buf.String())
+	}
+}
+
 func execStates(w *World) {
 	id, _ := w.Start("exit 0")
 	w.AwaitStatus(id, oci.Stopped)
