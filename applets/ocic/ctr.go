@@ -23,7 +23,7 @@ func (c *client) ctrCommand() *cobra.Command {
 		return err
 	})
 	stop.Flags().Int64Var(&grace, "grace", 10, "seconds before SIGKILL")
-	ctr.AddCommand(c.ctrCreate(), c.ctrList(), c.ctrExec(), c.ctrLogs(), stop,
+	ctr.AddCommand(c.ctrCreate(), c.ctrList(), c.ctrExec(), c.ctrAttach(), c.ctrLogs(), stop,
 		c.verb("start ID...", "start containers", func(ctx context.Context, id string) error {
 			_, err := c.rt.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
 			return err
@@ -119,7 +119,11 @@ func (c *client) ctrList() *cobra.Command {
 
 func (c *client) ctrExec() *cobra.Command {
 	var seconds int64
+	var stdin, tty bool
 	cmd := &cobra.Command{Use: "exec ID COMMAND [ARG...]", Short: "run a command in a container; exits with its code", Args: cobra.MinimumNArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
+		if stdin || tty {
+			return c.execStreams(cmd.Context(), args[0], args[1:], stdin, tty)
+		}
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: args[0], Cmd: args[1:], Timeout: seconds})
@@ -134,7 +138,8 @@ func (c *client) ctrExec() *cobra.Command {
 		return nil
 	}}
 	cmd.Flags().SetInterspersed(false) // flags after the id are the command's
-	cmd.Flags().Int64Var(&seconds, "limit", 0, "seconds after which the command is killed; 0: never")
+	cmd.Flags().Int64Var(&seconds, "limit", 0, "seconds after which the command is killed; 0: never; not with --stdin or --tty")
+	streamFlags(cmd, &stdin, &tty)
 	return cmd
 }
 

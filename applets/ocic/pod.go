@@ -28,7 +28,7 @@ func (c *client) podCommand() *cobra.Command {
 	run.Flags().StringVar(&config, "config", "", "JSON file with a PodSandboxConfig")
 	run.Flags().StringVar(&handler, "runtime", "", "runtime handler")
 	must(run, "config")
-	pod.AddCommand(run, c.podList(),
+	pod.AddCommand(run, c.podList(), c.podForward(),
 		c.verb("status ID...", "show pods", c.podStatus),
 		c.verb("stop ID...", "stop pods with their containers", func(ctx context.Context, id string) error {
 			_, err := c.rt.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id})

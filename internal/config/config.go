@@ -37,9 +37,18 @@ type Crio struct {
 
 // API is the table [crio.api]: where the daemon listens.
 type API struct {
-	Listen             string `toml:"listen" flag:"listen" doc:"path of the CRI socket"`
-	GRPCMaxSendMsgSize int    `toml:"grpc_max_send_msg_size" flag:"grpc-max-send-msg-size" doc:"largest answer, bytes"`
-	GRPCMaxRecvMsgSize int    `toml:"grpc_max_recv_msg_size" flag:"grpc-max-recv-msg-size" doc:"largest request, bytes"`
+	Listen             string   `toml:"listen" flag:"listen" doc:"path of the CRI socket"`
+	StreamAddress      string   `toml:"stream_address" flag:"stream-address" doc:"IP address on which exec, attach and port forward are served; the kubelet on this machine is the only client"`
+	StreamPort         string   `toml:"stream_port" flag:"stream-port" doc:"port there; 0: any free one"`
+	StreamEnableTLS    bool     `toml:"stream_enable_tls" flag:"stream-enable-tls" doc:"encrypt them"`
+	StreamTLSCert      string   `toml:"stream_tls_cert" flag:"stream-tls-cert" doc:"PEM file with the certificate chain; these three files are read again when they change"`
+	StreamTLSKey       string   `toml:"stream_tls_key" flag:"stream-tls-key" doc:"PEM file with the certificate's key"`
+	StreamTLSCA        string   `toml:"stream_tls_ca" flag:"stream-tls-ca" doc:"PEM file with the authorities that clients' certificates must come from; empty: clients need none"`
+	StreamIdleTimeout  Duration `toml:"stream_idle_timeout" flag:"stream-idle-timeout" doc:"a connection on which nothing moves for so long is closed; 0s: never"`
+	TLSMinVersion      string   `toml:"tls_min_version" flag:"tls-min-version" doc:"oldest version of TLS: VersionTLS12 or VersionTLS13"`
+	TLSCipherSuites    []string `toml:"tls_cipher_suites" flag:"tls-cipher-suites" doc:"cipher suites of TLS 1.2, by their IANA names; empty: Go's choice"`
+	GRPCMaxSendMsgSize int      `toml:"grpc_max_send_msg_size" flag:"grpc-max-send-msg-size" doc:"largest answer, bytes"`
+	GRPCMaxRecvMsgSize int      `toml:"grpc_max_recv_msg_size" flag:"grpc-max-recv-msg-size" doc:"largest request, bytes"`
 }
 
 // Runtime is the table [crio.runtime]: how pods and containers run.
@@ -133,7 +142,7 @@ type NRI struct {
 }
 
 // Duration is a time.Duration that TOML writes as text ("4m", "30s") or as whole
-// seconds.
+// seconds. An empty text leaves the default.
 type Duration time.Duration
 
 // Default returns the configuration of an installation that has no file.
@@ -149,6 +158,10 @@ func Default() *Config {
 		},
 		API: API{
 			Listen:             "/var/run/crio/crio.sock",
+			StreamAddress:      "127.0.0.1",
+			StreamPort:         "0",
+			StreamIdleTimeout:  Duration(4 * time.Hour),
+			TLSMinVersion:      "VersionTLS12",
 			GRPCMaxSendMsgSize: 80 << 20,
 			GRPCMaxRecvMsgSize: 80 << 20,
 		},

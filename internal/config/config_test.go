@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -90,6 +91,16 @@ func TestWrongValues(t *testing.T) {
 		{func(c *Config) { c.Runtime.PidsLimit = 0 }, "pids_limit"},
 		{func(c *Config) { c.Runtime.DefaultEnv = []string{"=x"} }, "default_env"},
 		{func(c *Config) { c.API.Listen = "/" + strings.Repeat("x", 120) }, "listen"},
+		{func(c *Config) { c.API.StreamAddress = "localhost" }, "stream_address"},
+		{func(c *Config) { c.API.StreamPort = "65536" }, "stream_port"},
+		{func(c *Config) { c.API.StreamEnableTLS, c.API.StreamTLSKey = true, "/k" }, "stream_tls_cert"},
+		{func(c *Config) { c.API.StreamEnableTLS, c.API.StreamTLSCert = true, "/c" }, "stream_tls_key"},
+		{func(c *Config) {
+			c.API.StreamEnableTLS, c.API.StreamTLSCert, c.API.StreamTLSKey, c.API.StreamTLSCA = true, "/c", "/k", "ca.pem"
+		}, "stream_tls_ca"},
+		{func(c *Config) { c.API.TLSMinVersion = "VersionTLS11" }, "tls_min_version"},
+		{func(c *Config) { c.API.TLSCipherSuites = []string{"TLS_RSA_WITH_RC4_128_SHA"} }, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"},
+		{func(c *Config) { c.API.TLSCipherSuites = []string{"TLS_AES_128_GCM_SHA256"} }, "tls_cipher_suites"},
 		{func(c *Config) { c.Runtime.Runtimes = map[string]Handler{"../x": {}} }, "../x"},
 		{func(c *Config) { c.Runtime.Runtimes = map[string]Handler{"a": {Path: "crun"}} }, "runtime_path"},
 	} {
@@ -128,5 +139,30 @@ func TestEveryOptionIsDocumented(t *testing.T) {
 			t.Errorf("option %s.%s (flag %s): no key, no doc, or twice", o.Table, o.Key, o.Flag)
 		}
 		seen[o.Table+o.Key], seen["-"+o.Flag] = true, true
+	}
+}
+
+// Old files say "" for a duration that they leave to the daemon.
+func TestEmptyDuration(t *testing.T) {
+	c, _, err := Load(write(t, t.TempDir(), "crio.conf", "[crio.api]\nstream_idle_timeout = \"\"\n"), "", true)
+	if err != nil || c.API.StreamIdleTimeout != Default().API.StreamIdleTimeout {
+		t.Error(c, err)
+	}
+}
+
+func TestTLSNumbers(t *testing.T) {
+	c := Default()
+	c.API.TLSCipherSuites = []string{"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"}
+	if err := c.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.API.CipherSuites(); len(got) != 1 || got[0] != tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 {
+		t.Errorf("cipher suites %v", got)
+	}
+	if c.API.MinVersion() != tls.VersionTLS12 {
+		t.Errorf("version %x", c.API.MinVersion())
+	}
+	if c.API.TLSMinVersion = "VersionTLS13"; c.API.MinVersion() != tls.VersionTLS13 {
+		t.Errorf("version %x", c.API.MinVersion())
 	}
 }

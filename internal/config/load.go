@@ -30,6 +30,9 @@ type file struct {
 
 // UnmarshalText reads "30s"; a bare number counts seconds.
 func (d *Duration) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
 	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil {
 		*d = Duration(time.Duration(n) * time.Second)
 		return nil

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"path/filepath"
 	"regexp"
@@ -26,13 +27,16 @@ func (c *Config) Complete() error {
 	if _, ok := c.Runtime.Runtimes[Embedded]; !ok {
 		c.Runtime.Runtimes[Embedded] = Handler{}
 	}
+	// Old files leave these two to the daemon by an empty text.
+	c.API.StreamAddress = cmp.Or(c.API.StreamAddress, Default().API.StreamAddress)
+	c.API.StreamPort = cmp.Or(c.API.StreamPort, Default().API.StreamPort)
 	if c.Runtime.ContainerExitsDir == "" {
 		c.Runtime.ContainerExitsDir = filepath.Join(c.Crio.RunDir, "exits")
 	}
 	if c.Runtime.ContainerAttachDir == "" {
 		c.Runtime.ContainerAttachDir = filepath.Join(c.Crio.RunDir, "attach")
 	}
-	return errors.Join(c.paths(), c.choices(), c.numbers(), c.lists(), c.handlers())
+	return errors.Join(c.paths(), c.choices(), c.numbers(), c.lists(), c.API.streams(), c.handlers())
 }
 
 func bad(table, key string, value any, allowed string) error {
@@ -65,6 +69,7 @@ func (c *Config) choices() (err error) {
 	}{
 		{"crio", "storage_driver", c.Crio.StorageDriver, []string{"overlay", "vfs"}},
 		{"crio.runtime", "cgroup_manager", c.Runtime.CgroupManager, []string{"", "systemd", "cgroupfs"}},
+		{"crio.api", "tls_min_version", c.API.TLSMinVersion, []string{"VersionTLS12", "VersionTLS13"}},
 		{"crio.runtime", "log_level", c.Runtime.LogLevel, []string{"trace", "debug", "info", "warn", "error", "fatal"}},
 		{"crio.image", "image_volumes", c.Image.ImageVolumes, []string{"mkdir", "bind", "ignore"}},
 		{"crio.image", "default_transport", c.Image.DefaultTransport, []string{"docker://"}},

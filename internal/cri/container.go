@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"google.golang.org/protobuf/proto"
@@ -140,9 +141,16 @@ func (s *Server) ExecSync(ctx context.Context, r *cri.ExecSyncRequest) (*cri.Exe
 	if r.GetTimeout() < 0 {
 		return nil, errs.Invalid("cannot exec: timeout %d is negative", r.GetTimeout())
 	}
+	if r.GetTimeout() > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(r.GetTimeout(), int64(10*365*24*3600)))*time.Second)
+		defer cancel()
+	}
 	var stdout, stderr bounded
-	timeout := time.Duration(min(r.GetTimeout(), int64(10*365*24*3600))) * time.Second
-	code, err := s.d.Pods.Exec(ctx, r.GetContainerId(), pod.ExecRequest{Command: r.GetCmd(), Stdout: &stdout, Stderr: &stderr, Timeout: timeout})
+	code, err := s.d.Pods.Exec(ctx, r.GetContainerId(), pod.ExecRequest{Command: r.GetCmd(), ExecRequest: oci.ExecRequest{Stdout: &stdout, Stderr: &stderr}})
+	if errs.Is(err, errs.KindDeadline) && r.GetTimeout() > 0 {
+		return nil, errs.Errorf(errs.KindDeadline, "command %q in container %s timed out after %d seconds and was killed: %w", r.GetCmd()[0], r.GetContainerId(), r.GetTimeout(), err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/storage"
+	"github.com/monocrio/monocrio/internal/stream"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -25,6 +26,8 @@ type Deps struct {
 	Store       *storage.Store
 	Events      *Events
 	Checkpoints *checkpoint.Service
+	// Streams serves what Exec, Attach and PortForward answer with.
+	Streams *stream.Server
 	// NetworkStatus is nil when pods can be attached to a network.
 	NetworkStatus func(context.Context) error
 	// SetPodCIDR is told the node's address ranges for pods.

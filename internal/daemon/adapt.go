@@ -147,6 +147,10 @@ func (monitors) Reopen(ctx context.Context, bundle, log string) error {
 	return monitor.ReopenWait(ctx, bundle, log)
 }
 
+func (monitors) Attach(ctx context.Context, bundle string, s monitor.AttachStreams) error {
+	return monitor.Attach(ctx, bundle, s)
+}
+
 func (monitors) Wait(ctx context.Context, id proc.ID) error {
 	p, err := proc.Open(id)
 	if errs.Is(err, errs.KindNotFound) {

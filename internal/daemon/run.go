@@ -95,6 +95,9 @@ func takeLock(c *config.Config) (*os.File, error) {
 
 // serve listens and answers until ctx ends.
 func (p *parts) serve(ctx context.Context) error {
+	if err := p.streams.Listen(); err != nil {
+		return err
+	}
 	l, err := listen(p.conf.API.Listen)
 	if err != nil {
 		return err
@@ -105,8 +108,17 @@ func (p *parts) serve(ctx context.Context) error {
 	if err := p.network.Status(ctx); err != nil {
 		p.log.Warn("pods cannot be attached to a network yet", "err", err)
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- g.Serve(l) }()
+	failed := make(chan error, 2)
+	go func() {
+		if err := g.Serve(l); err != nil {
+			failed <- fmt.Errorf("cannot serve on %s: %w", p.conf.API.Listen, err)
+		}
+	}()
+	go func() {
+		if err := p.streams.Serve(); err != nil {
+			failed <- err
+		}
+	}()
 	if err := notify("READY=1"); err != nil {
 		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
 	}
@@ -116,7 +128,7 @@ func (p *parts) serve(ctx context.Context) error {
 	for {
 		select {
 		case err := <-failed:
-			return fmt.Errorf("cannot serve on %s: %w", p.conf.API.Listen, err)
+			return err
 		case s := <-dump:
 			p.onSignal(s)
 		case <-ctx.Done():

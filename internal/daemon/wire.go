@@ -28,6 +28,7 @@ import (
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/storage"
+	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -42,6 +43,7 @@ type parts struct {
 	pods    *pod.Manager
 	events  *cri.Events
 	plugins *nri.Plugins
+	streams *stream.Server
 	deps    cri.Deps
 }
 
@@ -90,9 +92,10 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
 		return p, err
 	}
+	p.streams = stream.New(streamOptions(c, p.pods, log))
 	p.deps = cri.Deps{Pods: p.pods,
 		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Enabled: c.Runtime.EnableCRIU},
-		Events:      p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
+		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
@@ -213,6 +216,9 @@ func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins
 
 // close lets go of everything. Pods and containers go on.
 func (p *parts) close() (err error) {
+	if p.streams != nil {
+		err = p.streams.Close()
+	}
 	if p.plugins != nil {
 		p.plugins.Stop()
 	}
@@ -220,7 +226,7 @@ func (p *parts) close() (err error) {
 		p.pods.Close()
 	}
 	if p.network != nil {
-		err = p.network.Close()
+		err = errors.Join(err, p.network.Close())
 	}
 	if p.images != nil {
 		p.images.Close()

@@ -30,7 +30,8 @@ type AttachStreams struct {
 
 // Attach connects streams to a running container until its output ends, which is
 // when the container ends, or until ctx does. The end of Stdin is passed on; what
-// it means for the container was decided when the monitor was started.
+// it means for the container was decided when the monitor was started. Without Stdin
+// the call's end means nothing to the container's input.
 //
 // at is the bundle or the socket itself. A monitor that is gone is an error of kind
 // NotFound. The goroutine that reads Stdin outlives the call until that read
@@ -40,7 +41,7 @@ func Attach(ctx context.Context, at string, s AttachStreams) error {
 	if filepath.Base(at) == contract.AttachFile {
 		bundle = filepath.Dir(at)
 	}
-	conn, err := dial(bundle)
+	conn, err := dial(bundle, s.Stdin == nil)
 	if err != nil {
 		return err
 	}
@@ -63,8 +64,9 @@ func Attach(ctx context.Context, at string, s AttachStreams) error {
 }
 
 // dial connects to the attach socket of a bundle. The bundle is reached through a
-// descriptor, because a socket's path may not be longer than 107 bytes.
-func dial(bundle string) (*os.File, error) {
+// descriptor, because a socket's path may not be longer than 107 bytes. A client that
+// only listens says so by a name, which the kernel chooses (unix(7), autobind).
+func dial(bundle string, mute bool) (*os.File, error) {
 	dir, err := unix.Open(bundle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, errs.NotFound("bundle", bundle)
@@ -76,6 +78,12 @@ func dial(bundle string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a socket: %w", err)
+	}
+	if mute {
+		if err := unix.Bind(fd, &unix.SockaddrUnix{}); err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("cannot name a socket: %w", err)
+		}
 	}
 	path := "/proc/self/fd/" + strconv.Itoa(dir) + "/" + contract.AttachFile
 	for { // blocking: a full queue of connections is waited for

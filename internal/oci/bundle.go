@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -113,4 +115,31 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 		os.Remove(f.Name())
 	}
 	return err
+}
+
+// ExecProcess describes a command that is run beside a bundle's own process: like that
+// one, with other arguments and a terminal or none. A size of zero is unknown.
+func ExecProcess(bundle string, args []string, terminal bool, size Size) (*specs.Process, error) {
+	if len(args) == 0 {
+		return nil, errs.Invalid("the command is empty")
+	}
+	spec, err := LoadBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	p := spec.Process
+	if p == nil {
+		return nil, errs.Invalid("bundle %s names no process", bundle)
+	}
+	p.Args, p.Terminal, p.ConsoleSize = args, terminal, nil
+	if !terminal {
+		return p, nil
+	}
+	if size != (Size{}) {
+		p.ConsoleSize = &specs.Box{Width: uint(size.Width), Height: uint(size.Height)}
+	}
+	if !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	return p, nil
 }

@@ -75,12 +75,17 @@ type CreateOptions struct {
 type ExecRequest struct {
 	// Process is complete: arguments, environment, user, cwd, capabilities.
 	Process *specs.Process
-	// Stdin is copied to the process until it ends or the process does. A Read
-	// that blocks may outlive the exec; whoever made the reader ends it.
+	// Stdin is copied to the process until it ends or the process does; once the
+	// process has closed its end, the rest is read and dropped. A Read that blocks may
+	// outlive the exec; whoever made the reader ends it.
 	Stdin io.Reader
 	// Stdout and Stderr get the output; nil is /dev/null. With Process.Terminal
-	// all output goes to Stdout.
+	// all output goes to Stdout. A writer that fails closes the process's stream: it
+	// gets SIGPIPE when it writes again, or SIGHUP with a terminal.
 	Stdout, Stderr io.Writer
+	// Hangup, once closed, tells that nobody sees the output any more: it is as if
+	// the writers had failed. The process is awaited nevertheless. May be nil.
+	Hangup <-chan struct{}
 	// Resize changes the terminal's size; nil or closed: no more changes.
 	Resize <-chan Size
 	// CgroupSub is an existing cgroup below the container's to run in; empty: the

@@ -101,16 +101,50 @@ func (s *Streams) Begin(req *ExecRequest, master *os.File) {
 			go s.resize(req.Resize)
 		}
 		if req.Stdin != nil {
-			go func() { _, _ = io.Copy(master, req.Stdin) }()
+			go func() {
+				_, _ = io.Copy(master, req.Stdin)
+				s.discard(req.Stdin)
+			}()
 		}
 	} else if s.stdin != nil {
 		go func() {
 			_, _ = io.Copy(s.stdin, req.Stdin)
 			s.stdin.Close()
+			s.discard(req.Stdin)
 		}()
 	}
 	for _, o := range s.outputs {
 		go o.carry()
+	}
+	if req.Hangup != nil {
+		go s.hangUp(req.Hangup)
+	}
+}
+
+// discard goes on reading what the process does not want, so that it does not stand
+// in the way of what else comes from there.
+func (s *Streams) discard(from io.Reader) {
+	buf := make([]byte, 4<<10)
+	for {
+		select {
+		case <-s.done:
+			return
+		default:
+		}
+		if _, err := from.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// hangUp closes our ends of the outputs when nobody sees them any more.
+func (s *Streams) hangUp(gone <-chan struct{}) {
+	select {
+	case <-gone:
+		for _, o := range s.outputs {
+			o.from.Close()
+		}
+	case <-s.done:
 	}
 }
 
@@ -169,6 +203,7 @@ func (o *output) carry() {
 		o.carried.Add(int64(n))
 		rest -= n
 		if n > 0 && !o.deliver(buf[:n]) {
+			o.from.Close() // or the process would wait for a reader
 			return
 		}
 		// A deadline interrupts so that the loop looks again; anything else is the
@@ -193,7 +228,8 @@ func (o *output) pending() (n int) {
 	return n
 }
 
-// deliver writes to the caller, unless it does not wait any more.
+// deliver writes to the caller, unless it does not wait any more. False: it takes
+// no more.
 func (o *output) deliver(b []byte) bool {
 	o.mu.Lock()
 	gone := o.abandoned

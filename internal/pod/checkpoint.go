@@ -8,21 +8,15 @@ import (
 	"path/filepath"
 
 	"github.com/monocrio/monocrio/internal/checkpoint/archive"
-	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/process"
-	"github.com/monocrio/monocrio/internal/pod/state"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// running finds a container that runs, with its runtime.
-func (m *Manager) running(id string) (*Container, oci.Runtime, error) {
-	c, err := m.ctrIndex.Find(id)
+// runs finds a container that runs, with its runtime.
+func (m *Manager) runs(id, verb string) (*Container, oci.Runtime, error) {
+	c, err := m.running(id, verb)
 	if err != nil {
 		return nil, nil, err
-	}
-	if v := c.view(); v.Status.Phase != state.Live || v.Status.State() != cri.ContainerState_CONTAINER_RUNNING {
-		return nil, nil, errs.Precondition("container %s is %s, not running", c.id, stateWord(v.Status.State()))
 	}
 	h, err := m.Handlers.Handler(c.req.Handler)
 	if err != nil {
@@ -33,7 +27,7 @@ func (m *Manager) running(id string) (*Container, oci.Runtime, error) {
 
 // Pause freezes a running container.
 func (m *Manager) Pause(ctx context.Context, id string) error {
-	c, r, err := m.running(id)
+	c, r, err := m.runs(id, "pause")
 	if err != nil {
 		return err
 	}
@@ -42,7 +36,7 @@ func (m *Manager) Pause(ctx context.Context, id string) error {
 
 // Resume thaws it; one that has ended meanwhile needs none.
 func (m *Manager) Resume(ctx context.Context, id string) error {
-	c, r, err := m.running(id)
+	c, r, err := m.runs(id, "resume")
 	if err != nil {
 		return nil
 	}
@@ -51,7 +45,7 @@ func (m *Manager) Resume(ctx context.Context, id string) error {
 
 // Dump writes a container's processes down (oci.Runtime.Checkpoint).
 func (m *Manager) Dump(ctx context.Context, id string, o oci.CheckpointOptions) error {
-	c, r, err := m.running(id)
+	c, r, err := m.runs(id, "checkpoint")
 	if err != nil {
 		return err
 	}

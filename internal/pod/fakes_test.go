@@ -276,6 +276,8 @@ func (f fakeMonitors) ReadExit(_, _, id string) (monitor.Exit, bool, error) {
 
 func (f fakeMonitors) Reopen(context.Context, string, string) error { return nil }
 
+func (f fakeMonitors) Attach(context.Context, string, monitor.AttachStreams) error { return nil }
+
 func (f fakeMonitors) Wait(ctx context.Context, id proc.ID) error {
 	p, err := proc.Open(id)
 	if errs.Is(err, errs.KindNotFound) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -14,12 +13,10 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
-	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/record"
 	"github.com/monocrio/monocrio/internal/step"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -296,57 +293,4 @@ func (m *Manager) Pods() (list []state.PodView) {
 // or user.
 func (m *Manager) NamespacePath(id, kind string) string {
 	return filepath.Join(m.RunDir, "pods", id, kind)
-}
-
-// ExecRequest is a command to be run in a container.
-type ExecRequest struct {
-	Command        []string
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	Terminal       bool
-	Resize         <-chan oci.Size
-	Timeout        time.Duration // 0: none
-}
-
-// Exec runs a command in a running container and returns its exit code. The kind of
-// the error after Timeout is Deadline; the command is killed then.
-func (m *Manager) Exec(ctx context.Context, id string, r ExecRequest) (int, error) {
-	c, err := m.ctrIndex.Find(id)
-	if err != nil {
-		return 0, err
-	}
-	if len(r.Command) == 0 {
-		return 0, errs.Invalid("cannot exec in container %s: the command is empty", c.id)
-	}
-	if st := c.view().Status; st.State() != cri.ContainerState_CONTAINER_RUNNING {
-		return 0, errs.Precondition("cannot exec in container %s: it is not running", c.id)
-	}
-	h, err := m.Handlers.Handler(c.req.Handler)
-	if err != nil {
-		return 0, err
-	}
-	p, err := c.processSpec()
-	if err != nil {
-		return 0, err
-	}
-	p.Args, p.Terminal = r.Command, r.Terminal
-	if r.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
-		defer cancel()
-	}
-	code, err := h.Runtime.Exec(ctx, c.id, oci.ExecRequest{Process: p, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Resize: r.Resize})
-	if err != nil && errs.Is(err, errs.KindDeadline) {
-		err = errs.Errorf(errs.KindDeadline, "command %q in container %s timed out after %s and was killed", r.Command[0], c.id, r.Timeout)
-	}
-	return code, err
-}
-
-// processSpec is the container's own process description, as a start for an exec.
-func (c *Container) processSpec() (*specs.Process, error) {
-	spec, err := oci.LoadBundle(c.bundle())
-	if err != nil {
-		return nil, fmt.Errorf("cannot exec in container %s: %w", c.id, err)
-	}
-	return spec.Process, nil
 }

@@ -141,14 +141,12 @@ func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
 	if o.GetPid() != cri.NamespaceMode_TARGET {
 		return "", nil
 	}
-	t, err := m.ctrIndex.Find(o.GetTargetId())
-	switch {
-	case err != nil:
+	t, err := m.running(o.GetTargetId(), "join the PID namespace of")
+	if err != nil {
 		return "", fmt.Errorf("cannot find the target of the PID namespace: %w", err)
-	case t.req.Pod != p.id:
+	}
+	if t.req.Pod != p.id {
 		return "", errs.Invalid("cannot join the PID namespace of container %s: it belongs to another pod", t.id)
-	case t.view().Status.State() != cri.ContainerState_CONTAINER_RUNNING:
-		return "", errs.Precondition("cannot join the PID namespace of container %s: it is not running", t.id)
 	}
 	return t.id, nil
 }
@@ -318,12 +316,9 @@ func (m *Manager) ContainersOf(podID string) (list []state.ContainerView) {
 
 // ReopenLog makes the monitor open the log file anew, after a rotation.
 func (m *Manager) ReopenLog(ctx context.Context, id string) error {
-	c, err := m.ctrIndex.Find(id)
+	c, err := m.running(id, "reopen the log of")
 	if err != nil {
 		return err
-	}
-	if st := c.view().Status; st.State() != cri.ContainerState_CONTAINER_RUNNING {
-		return errs.Precondition("cannot reopen the log of container %s: it is not running", c.id)
 	}
 	return m.Monitors.Reopen(ctx, c.bundle(), c.req.LogPath)
 }

@@ -14,10 +14,13 @@ const (
 
 // Files in the bundle.
 const (
-	AttachFile = "attach" // SOCK_SEQPACKET socket
-	CtlFile    = "ctl"    // fifo; lines "1 H W" (resize) and "2 0 0" (reopen the log)
-	WinszFile  = "winsz"  // fifo; lines "H W"
-	OOMFile    = "oom"    // empty; there once the kernel killed for lack of memory
+	// AttachFile is a SOCK_SEQPACKET socket. A client that only listens binds its end
+	// to a name, any name, so that its going is not taken for the end of the input;
+	// that much is ours, and conmon passes over it.
+	AttachFile = "attach"
+	CtlFile    = "ctl"   // fifo; lines "1 H W" (resize) and "2 0 0" (reopen the log)
+	WinszFile  = "winsz" // fifo; lines "H W"
+	OOMFile    = "oom"   // empty; there once the kernel killed for lack of memory
 )
 
 // ExitFile is the exit status in the persist folder; in the exit folder the file

@@ -18,6 +18,8 @@ const (
 type client struct {
 	fd      int
 	ended   bool // it will send no more
+	mute    bool // it never had anything to send, so its end is not that of the input
+	deaf    bool // it is gone; what it had sent may still be there
 	watched bool
 }
 
@@ -57,7 +59,7 @@ func (c *clients) listen(m *monitor, bundle string) error {
 }
 
 func (c *clients) accept(m *monitor) {
-	fd, _, err := syscall.Accept4(c.listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+	fd, from, err := syscall.Accept4(c.listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 	if err != nil {
 		return
 	}
@@ -69,11 +71,18 @@ func (c *clients) accept(m *monitor) {
 	if syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, sendBuffer) != nil {
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
 	}
-	cl := &client{fd: fd}
+	cl := &client{fd: fd, mute: named(from)}
 	c.all = append(c.all, cl)
 	if !c.paused {
 		cl.watch(m)
 	}
+}
+
+// named tells whether a client's socket has a name, by which it says that it only
+// listens (contract.AttachFile). Go reports one without a name as "@".
+func named(from syscall.Sockaddr) bool {
+	un, ok := from.(*syscall.SockaddrUnix)
+	return ok && len(un.Name) > 1
 }
 
 // watch waits for input, or, once that has ended, for the client to go.
@@ -133,14 +142,21 @@ func (c *clients) event(m *monitor, fd int, events uint32) {
 		m.feed(m.in[:n])
 	default:
 		// An end of file, or a client that died: for the container it is the same.
-		cl.ended = true
-		m.endInput()
+		cl.end(m)
 		if err != nil {
 			c.remove(m, cl)
 		} else {
 			cl.watch(m)
 		}
 	}
+}
+
+// end is the end of what a client sends.
+func (cl *client) end(m *monitor) {
+	if !cl.ended && !cl.mute {
+		m.endInput()
+	}
+	cl.ended = true
 }
 
 func (c *clients) remove(m *monitor, cl *client) {
@@ -180,11 +196,16 @@ func (c *clients) send(m *monitor, stream byte, data []byte) {
 		data = data[len(part):]
 		for i := len(c.all) - 1; i >= 0; i-- {
 			cl := c.all[i]
-			if err := m.sendPacket(cl.fd, part); err != nil {
-				if err == syscall.EAGAIN {
-					m.warn("an attached client is dropped: it does not read")
-				}
+			if cl.deaf {
+				continue
+			}
+			switch m.sendPacket(cl.fd, part) {
+			case nil:
+			case syscall.EAGAIN:
+				m.warn("an attached client is dropped: it does not read")
 				c.drop(m, cl)
+			default:
+				cl.deaf = true // an event will tell, after its last input
 			}
 		}
 	}
@@ -202,6 +223,7 @@ func (c *clients) drop(m *monitor, cl *client) {
 		m.unwatch(cl.fd)
 	}
 	syscall.Close(cl.fd)
+	cl.end(m)
 }
 
 func (m *monitor) sendPacket(fd int, part []byte) error {

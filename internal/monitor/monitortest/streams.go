@@ -90,6 +90,76 @@ func leaveOpen(t *testing.T, r *Rig) {
 	}
 }
 
+// onlyListening: clients that never could send come and go; the input stays open
+// until the end of one that does send, however it ends.
+func onlyListening(t *testing.T, r *Rig) {
+	if r.Foreign {
+		t.Skip("other monitors close the input when any client goes")
+	}
+	b := r.Box(t, "echo up; cat; echo done")
+	b.Spawn.Stdin = true
+	b.Run()
+	b.WaitLog("up\n")
+	ctx, cancel := context.WithCancel(context.Background())
+	var out sink
+	done := b.attach(ctx, monitor.AttachStreams{Stdout: &out})
+	keys, typing := io.Pipe()
+	other, leave := context.WithCancel(context.Background())
+	second := b.attach(other, monitor.AttachStreams{Stdin: keys, Stdout: io.Discard})
+	io.WriteString(typing, "one\n")
+	b.Eventually("output", func() bool { return out.String() == "one\n" })
+	cancel()
+	<-done
+	io.WriteString(typing, "two\n")
+	b.WaitLog("two\n")
+	leave() // without a half-close
+	<-second
+	typing.Close()
+	b.WaitExit()
+	if got := strings.Join(b.Records(), ""); got != "stdout F up\nstdout F one\nstdout F two\nstdout F done\n" {
+		t.Errorf("log %q", got)
+	}
+}
+
+// lastInput: clients send a line and are gone at once, while output is on its way to
+// them.
+func lastInput(t *testing.T, r *Rig) {
+	if r.Foreign {
+		t.Skip("other monitors may lose it")
+	}
+	const clients = 40
+	b := r.Box(t, "while :; do echo flood; done & while read n; do echo got $n >&2; [ $n = last ] && break; done; kill $!")
+	b.Spawn.Stdin, b.Spawn.LeaveStdinOpen = true, true
+	b.Run()
+	short := filepath.Join(t.TempDir(), "s")
+	if err := os.Symlink(b.Spawn.Bundle, short); err != nil {
+		t.Fatal(err)
+	}
+	send := func(line string) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: short + "/attach"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(fd, []byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range clients {
+		send(strconv.Itoa(i) + "\n")
+	}
+	send("last\n")
+	b.WaitExit()
+	for i := range clients {
+		if !strings.Contains(b.Log(), "got "+strconv.Itoa(i)+"\n") {
+			t.Errorf("the input of client %d is lost", i)
+		}
+	}
+}
+
 // bulkInput sends more than all buffers hold to a reader that begins late.
 func bulkInput(t *testing.T, r *Rig) {
 	const size = 8 << 20

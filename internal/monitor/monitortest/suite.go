@@ -22,7 +22,7 @@ func Suite(t *testing.T, r *Rig) {
 		{"ExitCodes", exitCodes}, {"Records", records}, {"Files", files},
 		{"PartialLines", partialLines}, {"Reopens", reopens}, {"PromptReopen", promptReopen},
 		{"SizeLimit", sizeLimit}, {"NoLog", noLog}, {"FullDisk", fullDisk},
-		{"HalfClose", halfClose}, {"LeaveOpen", leaveOpen}, {"BulkInput", bulkInput},
+		{"HalfClose", halfClose}, {"LeaveOpen", leaveOpen}, {"OnlyListening", onlyListening}, {"LastInput", lastInput}, {"BulkInput", bulkInput},
 		{"StuckClient", stuckClient}, {"AttachLeaks", attachLeaks},
 		{"Terminal", terminal}, {"Winsz", winsz}, {"HangUp", hangUp},
 		{"Failures", failures}, {"Chatty", chatty}, {"Abandoned", abandoned},

@@ -3,6 +3,7 @@ package ocitest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"sync"
@@ -243,6 +244,26 @@ func execTerminal(w *World) {
 	}
 }
 
+// execTyped: what is typed before the process runs is echoed once, by its terminal.
+func execTyped(w *World) {
+	id, _ := w.Start("sleep 1000")
+	p := Process("/bin/sh", "-c", "read x; echo got $x")
+	p.Terminal = true
+	r, in, err := os.Pipe()
+	w.ok("pipe", err)
+	defer r.Close()
+	defer in.Close()
+	if _, err := in.WriteString("word\n"); err != nil {
+		w.Fatal(err)
+	}
+	var s screen
+	code, err := w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: p, Stdin: r, Stdout: &s})
+	// runc takes a moment until only one of two terminals adds carriage returns.
+	if code != 0 || err != nil || strings.ReplaceAll(s.buf.String(), "\r", "") != "word\ngot word\n" {
+		w.Errorf("code %d, %v, the terminal showed %q", code, err, s.buf.String())
+	}
+}
+
 func execStates(w *World) {
 	id, _ := w.Start("exit 0")
 	w.AwaitStatus(id, oci.Stopped)
@@ -253,4 +274,52 @@ func execStates(w *World) {
 	w.kindOf("exec of nothing", err, errs.KindInvalid)
 	_, err = w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: &specs.Process{Cwd: "/"}})
 	w.kindOf("exec without arguments", err, errs.KindInvalid)
+}
+
+// execHangup: a process whose output nobody takes any more is not held in a write,
+// and one on a terminal learns that the line is dead.
+func execHangup(w *World) {
+	id, _ := w.Start("sleep 1000")
+	flood := "echo up; while :; do echo flood; done"
+	for _, c := range []struct {
+		name, script string
+		terminal     bool
+		fails        bool // the writer fails; else hang-up
+	}{
+		{"a writer that fails", flood, false, true},
+		{"hang-up", flood, false, false},
+		{"a terminal that is not written to", "echo up; sleep 1000", true, false},
+		{"a terminal whose writer fails", flood, true, true},
+	} {
+		p := Process("/bin/sh", "-c", c.script)
+		p.Terminal = c.terminal
+		r, in, err := os.Pipe() // silent, and open all the time
+		w.ok("pipe", err)
+		gone, up := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		out := writerFunc(func(b []byte) (int, error) {
+			once.Do(func() { close(up) })
+			if c.fails {
+				return 0, errors.New("the reader is gone")
+			}
+			return len(b), nil
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = w.RT.Exec(w.Ctx, id, oci.ExecRequest{Process: p, Stdin: r, Stdout: out, Hangup: gone})
+		}()
+		<-up
+		if !c.fails {
+			close(gone)
+		}
+		select {
+		case <-done:
+		case <-time.After(Patience):
+			w.Fatalf("%s: the exec does not end", c.name)
+		}
+		in.Close()
+		r.Close()
+		w.onlyInit(id)
+	}
 }

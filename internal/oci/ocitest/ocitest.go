@@ -64,7 +64,7 @@ var cases = []struct {
 	{"BadBundle", badBundle}, {"BadCommand", badCommand}, {"Duplicate", duplicate}, {"Unknown", unknown},
 	{"Kill", kill}, {"Delete", deleting}, {"SharedPids", sharedPids},
 	{"ExecResults", execResults}, {"ExecProcess", execProcess}, {"ExecTail", execTail}, {"ExecBackground", execBackground},
-	{"ExecDeadline", execDeadline}, {"ExecCancel", execCancel}, {"ExecTerminal", execTerminal}, {"ExecStates", execStates},
+	{"ExecDeadline", execDeadline}, {"ExecCancel", execCancel}, {"ExecTerminal", execTerminal}, {"ExecTyped", execTyped}, {"ExecStates", execStates}, {"ExecHangup", execHangup},
 	{"Pause", pause}, {"Update", update}, {"Stats", stats}, {"Parallel", parallel}, {"Features", featureList},
 }
 

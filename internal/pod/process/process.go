@@ -25,6 +25,9 @@ type Monitors interface {
 	ReadExit(exitDir, persistDir, id string) (monitor.Exit, bool, error)
 	// Reopen returns when the new log file is there.
 	Reopen(ctx context.Context, bundle, log string) error
+	// Attach connects streams until the container's output or the context ends; see
+	// monitor.Attach.
+	Attach(ctx context.Context, bundle string, s monitor.AttachStreams) error
 	// Wait returns when the process is gone; at once if it is.
 	Wait(context.Context, proc.ID) error
 }

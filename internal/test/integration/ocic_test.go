@@ -1,13 +1,20 @@
 package integration
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/test/world"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // ocic does a pod's whole life with files as crictl takes them.
@@ -59,6 +66,7 @@ func TestOcic(t *testing.T) {
 	if _, _, code := w.Run("ocic", "-s", w.Socket, "ctr", "exec", ctr, "sh", "-c", "exit 9"); code != 9 {
 		t.Errorf("exec of a failing command ends with %d", code)
 	}
+	ocicStreams(t, w, pod, ctr)
 	ocic("ctr", "stop", "--grace", "20", ctr)
 	if got := ocic("ctr", "status", ctr); !strings.Contains(got, "exited") || !strings.Contains(got, "Completed") {
 		t.Errorf("ctr status:\n%s", got)
@@ -70,6 +78,48 @@ func TestOcic(t *testing.T) {
 	ocic("pod", "stop", pod)
 	ocic("pod", "remove", pod)
 	ocic("image", "remove", w.Image)
+}
+
+// ocicStreams uses the streaming server.
+func ocicStreams(t *testing.T, w *world.World, pod, ctr string) {
+	t.Helper()
+	run := func(stdin string, args ...string) (string, string, int) {
+		cmd := exec.Command(w.Bin(), append([]string{"ocic", "-s", w.Socket}, args...)...)
+		var out, errs bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+		cmd.Run()
+		return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+	}
+	if out, errs, code := run("words", "ctr", "exec", "-i", ctr, "sh", "-c", "cat; echo oops >&2; exit 6"); out != "words" || errs != "oops\n" || code != 6 {
+		t.Errorf("exec -i: %q, %q, code %d", out, errs, code)
+	}
+	if out, _, code := run("", "ctr", "exec", "--tty", ctr, "tty"); !strings.HasPrefix(out, "/dev/pts/") || code != 0 {
+		t.Errorf("exec --tty: %q, code %d", out, code)
+	}
+	if _, errs, code := run("", "ctr", "exec", "-i", ctr, "/not/there"); !strings.Contains(errs, "/not/there") || code != 1 {
+		t.Errorf("exec -i of nothing: %q, code %d", errs, code)
+	}
+	id := w.Ctr(pod, "attach", "read word; echo $word", func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
+	if out, errs, code := run("words\n", "ctr", "attach", "-i", id); out != "words\n" || code != 0 {
+		t.Errorf("attach: %q, %q, code %d", out, errs, code)
+	}
+	_, err := w.RemoveContainer(w.Ctx(), &cri.RemoveContainerRequest{ContainerId: id})
+	must(t, err)
+	port, stop := serveIn(t, netns(w, pod), "127.0.0.1:0")
+	defer stop()
+	cmd := exec.Command(w.Bin(), "ocic", "-s", w.Socket, "pod", "forward", pod, fmt.Sprint("0:", port))
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+	_, local, err := net.SplitHostPort(strings.Fields(line)[0])
+	must(t, err)
+	number, err := strconv.ParseUint(local, 10, 16)
+	must(t, err)
+	ask(t, uint16(number), []byte("hello"))
 }
 
 func TestOcicRefusals(t *testing.T) {

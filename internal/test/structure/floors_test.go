@@ -146,6 +146,10 @@ var fences = []struct {
 	// The CRI's messages are the product's language, above the kernel floor.
 	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/daemon", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
+	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
+	{"k8s.io/klog", []string{"internal/stream"}},
+	{"golang.org/x/net", []string{"internal/stream"}},
+	{"k8s.io/client-go", nil}, // tests only
 	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/daemon", "internal/linux/lsm"}},
 }
 

@@ -53,8 +53,9 @@ type World struct {
 
 // Options change the world before the daemon starts.
 type Options struct {
-	// Extra is added to crio.conf; it may open tables of its own.
-	Extra string
+	// Extra is added to crio.conf; it may open tables of its own. API is added to the
+	// table [crio.api].
+	Extra, API string
 	// Net replaces the network's conflist; "-" for none.
 	Net string
 	// Late leaves the daemon for the test to start.
@@ -105,7 +106,7 @@ func New(t testing.TB, o Options) *World {
 	t.Cleanup(w.end)
 	w.makeRegistry()
 	w.write("net.d/10-test.conflist", o.Net, Conflist)
-	w.write("crio.conf", fmt.Sprintf(conf, dir)+o.Extra, "")
+	w.write("crio.conf", fmt.Sprintf(conf, dir, o.API)+o.Extra, "")
 	w.write("registries.conf", fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", w.Addr), "")
 	if !o.Late {
 		w.Start(o.Env...)
@@ -121,6 +122,7 @@ run_dir = "%[1]s/run"
 log_dir = "%[1]s/log"
 [crio.api]
 listen = "%[1]s/crio.sock"
+%[2]s
 [crio.image]
 registries_conf = "%[1]s/registries.conf"
 registries_conf_dir = "%[1]s/none"
@@ -216,6 +218,9 @@ func (w *World) TryStart(env ...string) error {
 		w.conn.ResetConnectBackoff()
 	}
 }
+
+// Bin is the executable.
+func (w *World) Bin() string { return w.bin }
 
 // Pid is the daemon's process.
 func (w *World) Pid() int { return w.daemon.Process.Pid }
