@@ -1,0 +1,146 @@
+// Package netstat reads what network interfaces have carried, in any network
+// namespace.
+//
+// The numbers come from /proc/thread-self/net/dev, read by a thread that has
+// entered the namespace. A netlink dump of the links says the same, but it waits for
+// the kernel's lock over all network configuration (rtnl_lock), which the setting
+// up of a pod may hold for long, and takes twice the time. A socket or a file kept
+// open would be faster still; it would also keep a namespace alive whose pod is gone.
+//
+// The process's first thread must not come here: it cannot end, so Go would park it in
+// a namespace that it failed to leave.
+package netstat
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/monocrio/monocrio/internal/errs"
+)
+
+// Interface is what one network interface has carried since it was made.
+type Interface struct {
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
+}
+
+// Visitor is a thread that goes from one namespace to the next. It belongs to one
+// goroutine, which must end soon after Leave.
+type Visitor struct {
+	home int // the namespace that the thread came from
+	away bool
+	buf  []byte
+}
+
+// Read lists the interfaces of the network namespace at a path, loopback too, in the
+// kernel's order. From the first call to Leave the goroutine is bound to its thread.
+// The kind is NotFound if there is no namespace at the path.
+func (v *Visitor) Read(path string) ([]Interface, error) {
+	if err := v.start(); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil, errs.NotFound("network namespace", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot open network namespace %s: %w", path, err)
+	}
+	v.away = true
+	err = unix.Setns(fd, unix.CLONE_NEWNET)
+	unix.Close(fd)
+	if err == unix.EINVAL { // a plain file: the pin was taken away
+		return nil, errs.NotFound("network namespace", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot enter network namespace %s: %w", path, err)
+	}
+	data, err := v.readDev()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the interfaces of network namespace %s: %w", path, err)
+	}
+	return parse(data)
+}
+
+func (v *Visitor) start() (err error) {
+	if v.buf != nil {
+		return nil
+	}
+	runtime.LockOSThread()
+	if v.home, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("cannot open the own network namespace: %w", err)
+	}
+	v.buf = make([]byte, 4096)
+	return nil
+}
+
+// readDev reads to the end: the kernel writes some lines at a time.
+func (v *Visitor) readDev() ([]byte, error) {
+	fd, err := unix.Open("/proc/thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for n := 0; ; {
+		m, err := unix.Read(fd, v.buf[n:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		case m == 0:
+			return v.buf[:n], nil
+		}
+		if n += m; n == len(v.buf) {
+			v.buf = append(v.buf, make([]byte, len(v.buf))...)
+		}
+	}
+}
+
+// Leave brings the thread home and gives it back. One that does not get home is
+// kept, and ends with its goroutine.
+func (v *Visitor) Leave() {
+	if v.buf == nil {
+		return
+	}
+	home := true
+	if v.away {
+		home = unix.Setns(v.home, unix.CLONE_NEWNET) == nil
+	}
+	unix.Close(v.home)
+	if home {
+		runtime.UnlockOSThread()
+	}
+	*v = Visitor{}
+}
+
+// parse reads /proc/net/dev: two lines of headings, then "NAME: " and sixteen numbers
+// (proc_pid_net(5)).
+func parse(data []byte) (list []Interface, err error) {
+	for line := range bytes.Lines(data) {
+		colon := bytes.LastIndexByte(line, ':') // a name may hold one: an alias
+		if colon < 0 {
+			continue
+		}
+		f := bytes.Fields(line[colon+1:])
+		if len(f) < 16 {
+			return nil, errors.New("/proc/net/dev has an unknown form")
+		}
+		n := func(i int) uint64 {
+			v, bad := strconv.ParseUint(string(f[i]), 10, 64)
+			if bad != nil && err == nil {
+				err = fmt.Errorf("/proc/net/dev has an unknown form: %w", bad)
+			}
+			return v
+		}
+		list = append(list, Interface{Name: string(bytes.TrimSpace(line[:colon])),
+			RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3),
+			TxBytes: n(8), TxPackets: n(9), TxErrors: n(10), TxDropped: n(11)})
+	}
+	return list, err
+}
