@@ -25,6 +25,7 @@ type file struct {
 		Image   Image   `toml:"image"`
 		Network Network `toml:"network"`
 		NRI     NRI     `toml:"nri"`
+		Stats   Stats   `toml:"stats"`
 	} `toml:"crio"`
 }
 
@@ -99,7 +100,8 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	var f file
-	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI = c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI
+	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network = c.Crio, c.API, c.Runtime, c.Image, c.Network
+	f.Crio.NRI, f.Crio.Stats = c.NRI, c.Stats
 	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	err = dec.Decode(&f)
 	var unknown *toml.StrictMissingError
@@ -120,7 +122,8 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	case err != nil:
 		return nil, errs.Invalid("%s: %w", path, err)
 	}
-	c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI
+	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
+	c.NRI, c.Stats = f.Crio.NRI, f.Crio.Stats
 	return warnings, nil
 }
 

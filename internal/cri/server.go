@@ -13,6 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -25,6 +26,7 @@ type Deps struct {
 	Store       *storage.Store
 	Events      *Events
 	Checkpoints *checkpoint.Service
+	Stats       *stats.Collector
 	// NetworkStatus is nil when pods can be attached to a network.
 	NetworkStatus func(context.Context) error
 	// SetPodCIDR is told the node's address ranges for pods.

@@ -27,6 +27,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
+	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -42,6 +43,7 @@ type parts struct {
 	pods    *pod.Manager
 	events  *cri.Events
 	plugins *nri.Plugins
+	stats   *stats.Collector
 	deps    cri.Deps
 }
 
@@ -90,7 +92,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
 		return p, err
 	}
-	p.deps = cri.Deps{Pods: p.pods,
+	p.stats = newStats(p, driver)
+	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
 		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Enabled: c.Runtime.EnableCRIU},
 		Events:      p.events, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
@@ -168,7 +171,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
-		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.events.Publish,
+		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 	})
 }
 
@@ -215,6 +218,9 @@ func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins
 func (p *parts) close() (err error) {
 	if p.plugins != nil {
 		p.plugins.Stop()
+	}
+	if p.stats != nil {
+		p.stats.Close()
 	}
 	if p.pods != nil {
 		p.pods.Close()

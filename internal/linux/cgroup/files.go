@@ -11,13 +11,33 @@ import (
 // maxDepth bounds the search for processes: cgroups nest without end.
 const maxDepth = 16
 
-// scan reads the folders of one cgroup. One descriptor per folder, one open, read
-// and close per file: statistics of hundreds of containers are made of this.
+// hierarchy is a place where a cgroup has a folder.
+type hierarchy uint8
+
+const (
+	unified hierarchy = iota // version 2
+	hCPU
+	hCPUAcct
+	hMemory
+	hPids
+	hBlkio
+	hHugetlb
+	hierarchies int = iota
+)
+
+// mounted is the key in Tree.Mounts.
+func (h hierarchy) mounted() string {
+	return [...]string{"", "cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"}[h]
+}
+
+// scan is one reading of a cgroup.
 type scan struct {
-	buf   []byte
-	first string // the first folder that was there
-	doubt bool   // something that should be there was not
-	died  bool   // the kernel said that the cgroup is gone
+	h      *Handle
+	buf    []byte
+	keep   bool   // files stay open
+	found  *group // a folder that was there
+	absent bool   // a folder was not
+	died   bool   // the cgroup is gone
 }
 
 // group is one open folder.
@@ -26,25 +46,29 @@ type group struct {
 	fd int
 }
 
-// in calls f with a folder, if it is there.
-func (s *scan) in(dir string, f func(*group)) {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		s.doubt = true
+// in calls f with the folder of a hierarchy, if it is there.
+func (s *scan) in(h hierarchy, f func(*group)) {
+	if s.h.t.Mounts[h.mounted()] == "" {
 		return
 	}
-	defer unix.Close(fd)
-	if s.first == "" {
-		s.first = dir
+	fd, err := s.h.folder(h)
+	if err != nil {
+		s.absent = true
+		return
 	}
-	f(&group{s: s, fd: fd})
+	g := &group{s: s, fd: fd}
+	s.found = g
+	f(g)
 }
 
-// gone tells, after reading, whether the cgroup did not exist to the end. A
-// controller or a file that is missing is no sign of that alone.
+// gone tells, after reading, whether the cgroup did not exist to the end. A controller
+// that is missing is no sign of that alone.
 func (s *scan) gone() bool {
-	return s.died || s.first == "" || s.doubt && !exists(s.first)
+	return s.died || s.found == nil || s.absent && !s.found.alive()
 }
+
+// alive tells whether the cgroup of an open folder still exists.
+func (g *group) alive() bool { return unix.Faccessat(g.fd, "cgroup.procs", unix.F_OK, 0) == nil }
 
 // text reads a file that is written at one go by the kernel, as all are that do not
 // list processes: a read that does not fill the buffer has got all of it. The result
@@ -54,21 +78,21 @@ func (g *group) text(name string) []byte { return g.read(name, false) }
 // needed is text of a file that is there as long as the cgroup is.
 func (g *group) needed(name string) []byte {
 	data := g.read(name, false)
-	if data == nil {
-		g.s.doubt = true
+	if data == nil && !g.alive() {
+		g.s.died = true
 	}
 	return data
 }
 
 func (g *group) read(name string, toEnd bool) []byte {
-	fd, err := unix.Openat(g.fd, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := g.open(name)
 	if err != nil {
 		g.s.died = g.s.died || err == unix.ENODEV
 		return nil
 	}
-	defer unix.Close(fd)
+	defer g.close(name, fd)
 	for n := 0; ; {
-		m, err := unix.Read(fd, g.s.buf[n:])
+		m, err := g.readAt(fd, n)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -84,6 +108,34 @@ func (g *group) read(name string, toEnd bool) []byte {
 			g.s.buf = append(g.s.buf, make([]byte, len(g.s.buf))...)
 		}
 	}
+}
+
+// open opens a file, or finds it open.
+func (g *group) open(name string) (int, error) {
+	if g.s.keep {
+		if fd, ok := g.s.h.kept(g.fd, name); ok {
+			return fd, nil
+		}
+	}
+	return unix.Openat(g.fd, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// readAt reads what comes after the first n bytes.
+func (g *group) readAt(fd, n int) (int, error) {
+	if g.s.keep { // the position is where the last reading ended
+		return unix.Pread(fd, g.s.buf[n:], int64(n))
+	}
+	return unix.Read(fd, g.s.buf[n:])
+}
+
+// close closes a file, or keeps it.
+func (g *group) close(name string, fd int) {
+	if g.s.keep {
+		if _, ok := g.s.h.kept(g.fd, name); ok || g.s.h.keep(g.fd, name, fd) {
+			return
+		}
+	}
+	unix.Close(fd)
 }
 
 func (g *group) value(name string) uint64 { return number(g.text(name)) }

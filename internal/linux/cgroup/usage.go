@@ -17,17 +17,19 @@ type Parts uint16
 // The parts.
 const (
 	PartCPU        Parts = 1 << iota // CPU.Total; the other times where they come with it
-	PartCPUTimes                     // CPU.User and System, and what the quota did
+	PartCPUTimes                     // CPU.User and System
+	PartQuota                        // what the processor quota did
 	PartMemory                       // what is charged now, faults, the limit
 	PartMemoryMore                   // Memory.Peak, LimitHits and Kernel; OOMKills
-	PartTasks                        // Pids.Current and Limit
+	PartTasks                        // Pids.Current
+	PartTasksLimit                   // Pids.Limit
 	PartProcesses                    // Pids.Processes
 	PartIO                           // IO
 	PartHugetlb                      // Hugetlb
 	PartPressure                     // the three pressures
 
 	// PartsCounted is what the verb stats of an OCI runtime tells.
-	PartsCounted = PartCPU | PartCPUTimes | PartMemory | PartTasks | PartIO | PartPressure
+	PartsCounted = PartCPU | PartCPUTimes | PartQuota | PartMemory | PartTasks | PartTasksLimit | PartIO | PartPressure
 )
 
 // Usage is what a cgroup and all below it have consumed. Sizes are in bytes,
@@ -63,7 +65,7 @@ type MemoryUsage struct {
 	Cache      uint64 // file pages
 	MappedFile uint64 // of Cache, what is mapped
 	Kernel     uint64 // the kernel's own, for these processes
-	Peak       uint64 // largest Usage so far
+	Peak       uint64 // largest Usage so far; 0: not kept (v2 before Linux 5.19)
 	LimitHits  uint64 // how often the limit was met
 	Limit      uint64 // the tightest of all levels on v1, its own on v2; NoLimit
 	// SwapCounted says that swap is accounted here; Swap and SwapLimit are of swap
@@ -86,11 +88,11 @@ type IOUsage struct {
 	ReadOps, WriteOps     uint64
 }
 
-// HugetlbUsage is what huge pages of one size take; Peak is zero on v2, which does
-// not keep it.
+// HugetlbUsage is what huge pages of one size take. Version 2 keeps no peak.
 type HugetlbUsage struct {
 	PageSize    string // as "2MB"
 	Usage, Peak uint64
+	PeakKept    bool
 }
 
 // Pressure is the kernel's stall information (PSI): shares of time in percent and
@@ -113,23 +115,16 @@ type Tree struct {
 	HugePageSizes []string
 }
 
-// in calls f with the folder of a cgroup in a controller's hierarchy, if it is mounted.
-func (t Tree) in(s *scan, controller, path string, f func(*group)) {
-	if m := t.Mounts[controller]; m != "" {
-		s.in(m+path, f)
-	}
-}
-
-// membership names a controller whose hierarchy tells who is in a cgroup.
-func (t Tree) membership() string {
+// membership is a hierarchy that tells who is in a cgroup.
+func (t Tree) membership() hierarchy {
 	if t.Mode != V2 {
-		for _, c := range [...]string{"pids", "memory", "cpuacct", "cpu"} {
-			if t.Mounts[c] != "" {
-				return c
+		for _, h := range [...]hierarchy{hPids, hMemory, hCPUAcct, hCPU} {
+			if t.Mounts[h.mounted()] != "" {
+				return h
 			}
 		}
 	}
-	return ""
+	return unified
 }
 
 // Host is the tree of this machine.
@@ -142,45 +137,14 @@ func Host() Tree {
 // it does not exist.
 func Stats(path string) (*Usage, error) { return Host().Read(path, PartsCounted) }
 
-// Read reads some of a cgroup's counters. KindNotFound if the cgroup does not exist,
-// also when it goes away meanwhile: no number is zero because of that.
+// Read is Open, Read and Close.
 func (t Tree) Read(path string, parts Parts) (*Usage, error) {
-	path, err := clean(path)
+	h, err := t.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	var buf [8192]byte
-	u, s := &Usage{Time: time.Now()}, scan{buf: buf[:]}
-	if t.Mode == V2 {
-		t.in(&s, "", path, func(g *group) { t.readV2(g, u, parts) })
-	} else {
-		t.readV1(&s, path, u, parts)
-	}
-	if s.gone() {
-		return nil, errs.NotFound("cgroup", path)
-	}
-	return u, nil
-}
-
-// Processes lists the pids in a cgroup and those below it, some levels deep, from one
-// hierarchy; KindNotFound if it does not exist.
-func (t Tree) Processes(path string) (pids []int, err error) {
-	if path, err = clean(path); err != nil {
-		return nil, err
-	}
-	var buf [1024]byte
-	s := scan{buf: buf[:]}
-	t.in(&s, t.membership(), path, func(g *group) {
-		g.processes(maxDepth, func(pid int) {
-			if pid > 0 {
-				pids = append(pids, pid)
-			}
-		})
-	})
-	if s.gone() {
-		return nil, errs.NotFound("cgroup", path)
-	}
-	return pids, nil
+	defer h.Close()
+	return h.Read(parts)
 }
 
 // Limits are the settings of a cgroup that metrics show. NoLimit where there is
@@ -194,48 +158,27 @@ type Limits struct {
 	// MemorySwap is of swap alone on version 2, with memory on version 1.
 	MemorySwap        uint64
 	MemoryReservation uint64 // the soft limit, memory.min
-}
-
-// ReadLimits reads the settings of a cgroup; KindNotFound as in Read.
-func (t Tree) ReadLimits(path string) (Limits, error) {
-	l := Limits{CPUQuota: NoLimit, Memory: NoLimit, MemorySwap: NoLimit, MemoryReservation: NoLimit}
-	path, err := clean(path)
-	if err != nil {
-		return l, err
-	}
-	var buf [256]byte
-	s := scan{buf: buf[:]}
-	if t.Mode == V2 {
-		t.in(&s, "", path, func(g *group) { limitsV2(g, &l) })
-	} else {
-		t.limitsV1(&s, path, &l)
-	}
-	if s.gone() {
-		return l, errs.NotFound("cgroup", path)
-	}
-	return l, nil
+	Tasks             uint64
 }
 
 // OOMKills counts the processes that the kernel killed in a cgroup, or below it
 // on version 2, for want of memory. Read it before the cgroup goes.
 func OOMKills(path string) (uint64, error) {
-	path, err := clean(path)
+	in, file := hMemory, "memory.oom_control"
+	if Unified() {
+		in, file = unified, "memory.events"
+	}
+	if Host().Mounts[in.mounted()] == "" {
+		return 0, errs.Unimplemented("cannot count out-of-memory kills: no memory controller")
+	}
+	h, err := Host().Open(path)
 	if err != nil {
 		return 0, err
 	}
-	dir, file := dirFor("memory", path), "memory.oom_control"
-	if Unified() {
-		file = "memory.events"
-	}
-	if dir == "" {
-		return 0, errs.Unimplemented("cannot count out-of-memory kills: no memory controller")
-	}
-	var buf [1024]byte
-	s := scan{buf: buf[:]}
+	defer h.Close()
 	var n uint64
-	s.in(dir, func(g *group) { n = field(g.needed(file), "oom_kill") })
-	if s.gone() {
-		return 0, errs.NotFound("cgroup", path)
-	}
-	return n, nil
+	err = h.scan(false, func(s *scan) {
+		s.in(in, func(g *group) { n = field(g.needed(file), "oom_kill") })
+	})
+	return n, err
 }

@@ -8,10 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/monocrio/monocrio/internal/errs"
 )
 
-// fake writes files, named "hierarchy/file", of cgroup /a/b below a folder and
+// fake writes files, and in each folder the list of processes that every cgroup has, named "hierarchy/file", of cgroup /a/b below a folder and
 // returns that folder.
 func fake(t *testing.T, files map[string]string) string {
 	t.Helper()
@@ -24,11 +26,14 @@ func fake(t *testing.T, files map[string]string) string {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "cgroup.procs"), []byte("10\n11\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return root
 }
 
-const partsAll = PartCPU | PartCPUTimes | PartMemory | PartMemoryMore | PartTasks | PartProcesses | PartIO | PartHugetlb | PartPressure
+const partsAll = PartsCounted | PartMemoryMore | PartProcesses | PartHugetlb
 
 func check(t *testing.T, tree Tree, want *Usage) {
 	t.Helper()
@@ -65,7 +70,6 @@ var filesV2 = map[string]string{
 	"u/memory.swap.max":     "100\n",
 	"u/pids.current":        "4\n",
 	"u/pids.max":            "max\n",
-	"u/cgroup.procs":        "10\n11\n",
 	"u/io.stat":             "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n253:1 \n8:16 rbytes=9\n",
 	"u/cpu.pressure":        "some avg10=1.50 avg60=2.00 avg300=0.10 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
 	"u/memory.pressure":     "some avg10=0.00 avg60=0.00 avg300=0.00 total=2\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n",
@@ -90,7 +94,12 @@ func TestReadV2(t *testing.T) {
 		Hugetlb:  []HugetlbUsage{{PageSize: "2MB", Usage: 4194304}},
 		OOMKills: 1,
 	})
-	l, err := tree.ReadLimits("/a/b")
+	h, err := tree.Open("/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	l, err := h.Limits()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +107,7 @@ func TestReadV2(t *testing.T) {
 		t.Errorf("%d shares do not give the weight 100, or are not the fewest", l.CPUShares)
 	}
 	l.CPUShares = 0
-	if want := (Limits{CPUPeriod: 100000, CPUQuota: 20000, Memory: NoLimit, MemorySwap: 100}); l != want {
+	if want := (Limits{CPUPeriod: 100000, CPUQuota: 20000, Memory: NoLimit, MemorySwap: 100, Tasks: NoLimit}); l != want {
 		t.Errorf("limits %+v, want %+v", l, want)
 	}
 }
@@ -123,7 +132,6 @@ func filesV1() map[string]string {
 		"memory/memory.stat":                              "cache 1\nrss 2\nmapped_file 3\nswap 4\npgfault 5\npgmajfault 6\ninactive_file 7\nhierarchical_memory_limit 4000000\nhierarchical_memsw_limit 4000100\ntotal_cache 2000\ntotal_rss 3000\ntotal_mapped_file 44\ntotal_swap 7\ntotal_pgfault 11\ntotal_pgmajfault 2\ntotal_inactive_file 1500\n",
 		"pids/pids.current":                               "4\n",
 		"pids/pids.max":                                   "100\n",
-		"pids/cgroup.procs":                               "10\n11\n",
 		"blkio/blkio.throttle.io_service_bytes":           "8:0 Read 77\n",
 		"blkio/blkio.throttle.io_service_bytes_recursive": "8:0 Read 1\n8:0 Write 2\n8:0 Sync 3\n8:0 Async 0\n8:0 Discard 0\n8:0 Total 3\n8:16 Read 9\nTotal 12\n",
 		"blkio/blkio.throttle.io_serviced":                "8:0 Read 3\n8:0 Write 4\n8:0 Total 7\nTotal 7\n",
@@ -149,12 +157,17 @@ func TestReadV1(t *testing.T) {
 			SwapCounted: true, Swap: 7, SwapLimit: 100, PageFaults: 11, OwnPageFaults: 5, MajorFaults: 2, OwnMajorFaults: 6},
 		Pids:     PidsUsage{Current: 4, Limit: 100, Processes: 2},
 		IO:       []IOUsage{{Major: 8, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4}, {Major: 8, Minor: 16, ReadBytes: 9}},
-		Hugetlb:  []HugetlbUsage{{PageSize: "2MB", Usage: 4194304, Peak: 8388608}},
+		Hugetlb:  []HugetlbUsage{{PageSize: "2MB", Usage: 4194304, Peak: 8388608, PeakKept: true}},
 		OOMKills: 1,
 	}
 	check(t, tree, want)
-	l, err := tree.ReadLimits("/a/b")
-	if w := (Limits{CPUShares: 1024, CPUPeriod: 100000, CPUQuota: NoLimit, Memory: 64 << 20, MemorySwap: NoLimit, MemoryReservation: NoLimit}); err != nil || l != w {
+	h, err := tree.Open("/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	l, err := h.Limits()
+	if w := (Limits{CPUShares: 1024, CPUPeriod: 100000, CPUQuota: NoLimit, Memory: 64 << 20, MemorySwap: NoLimit, MemoryReservation: NoLimit, Tasks: 100}); err != nil || l != w {
 		t.Errorf("limits %+v, want %+v, %v", l, w, err)
 	}
 	// A controller that is not mounted leaves zeros.
@@ -175,42 +188,60 @@ func TestReadHybrid(t *testing.T) {
 	tree := Tree{Mode: Hybrid, Mounts: mountsBelow(root, "cpuacct", "memory")}
 	tree.Mounts[""] = root + "/unified"
 	u, err := tree.Read("/a/b", PartCPU|PartMemory|PartPressure)
-	if err != nil || u.CPU.Total != 5000 || u.CPU.Pressure == nil || u.CPU.Pressure.Some.Total != 12345 || u.Memory.Pressure == nil || u.IOPressure != nil {
+	if err != nil || u.CPU.Total != 1000 || u.CPU.Pressure == nil || u.CPU.Pressure.Some.Total != 12345 || u.Memory.Pressure == nil || u.IOPressure != nil {
 		t.Errorf("%+v, %v", u, err)
 	}
 	empty := "usage_usec 0\nuser_usec 0\n"
 	if err := os.WriteFile(root+"/unified/a/b/cpu.stat", []byte(empty), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := tree.Read("/a/b", PartCPU|PartPressure); err != nil || u.CPU.Pressure != nil {
-		t.Errorf("pressure of a cgroup that nobody is in: %+v, %v", u.CPU.Pressure, err)
+	if u, err := tree.Read("/a/b", PartCPU|PartPressure); err != nil || u.CPU.Total != 5000 || u.CPU.Pressure != nil {
+		t.Errorf("of a cgroup that nobody is in: %+v, %v", u, err)
 	}
 }
 
-// TestVanishing: a cgroup that goes away while it is read gives no zeros.
+// TestVanishing: a cgroup that goes away while it is read gives no zeros, and one that is
+// made again is found.
 func TestVanishing(t *testing.T) {
 	root := fake(t, filesV1())
 	tree := Tree{Mode: V1, Mounts: mountsBelow(root, "cpuacct", "memory")}
-	os.RemoveAll(root + "/memory/a/b")
-	if u, err := tree.Read("/a/b", PartCPU|PartMemory); err != nil || u.CPU.Total != 5000 {
-		t.Errorf("a cgroup without the memory controller: %+v, %v", u, err)
-	}
-	// The folder is open when its cgroup is removed: no file is found in it.
-	if err := os.Remove(root + "/cpuacct/a/b/cpuacct.usage"); err != nil {
+	h, err := tree.Open("/a/b")
+	if err != nil {
 		t.Fatal(err)
 	}
-	s := scan{buf: make([]byte, 100)}
-	s.in(root+"/cpuacct/a/b", func(g *group) {
-		os.RemoveAll(root + "/cpuacct/a/b")
-		g.needed("cpuacct.usage")
-	})
-	if !s.gone() {
-		t.Error("a cgroup that was removed counts as there")
+	defer h.Close()
+	read := func() (*Usage, error) { return h.Read(PartCPU | PartMemory) }
+	if _, err := read(); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(root + "/memory/a/b/memory.stat")
+	if u, err := read(); err != nil || u.CPU.Total != 5000 || u.Memory.Usage != 5000 {
+		t.Errorf("a cgroup without one file: %+v, %v", u, err)
+	}
+	// The folders are open when the cgroup is removed: nothing is found in them.
+	for _, c := range []string{"/cpuacct", "/memory"} {
+		os.Rename(root+c, root+c+"-old")
+		os.RemoveAll(root + c + "-old/a/b")
+	}
+	if u, err := read(); !errs.Is(err, errs.KindNotFound) {
+		t.Errorf("a cgroup that was removed: %+v, %v", u, err)
+	}
+	os.MkdirAll(root+"/cpuacct/a/b", 0o700)
+	for name, text := range map[string]string{"cpuacct.usage": "7000\n", "cgroup.procs": ""} {
+		if err := os.WriteFile(root+"/cpuacct/a/b/"+name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if u, err := read(); err != nil || u.CPU.Total != 7 || u.Memory.Usage != 0 {
+		t.Errorf("a cgroup that was made again without the memory controller: %+v, %v", u, err)
 	}
 }
 
 func TestProcessesOfSubtree(t *testing.T) {
-	root := fake(t, map[string]string{"pids/cgroup.procs": "10\n0\n"})
+	root := fake(t, map[string]string{"pids/pids.max": "max\n"})
+	if err := os.WriteFile(root+"/pids/a/b/cgroup.procs", []byte("10\n0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	sub := filepath.Join(root, "pids/a/b/c/d")
 	if err := os.MkdirAll(sub, 0o755); err != nil {
 		t.Fatal(err)
@@ -219,15 +250,73 @@ func TestProcessesOfSubtree(t *testing.T) {
 		t.Fatal(err)
 	}
 	tree := Tree{Mode: V1, Mounts: mountsBelow(root, "pids")}
-	pids, err := tree.Processes("/a/b")
+	open := func(path string) *Handle {
+		h, err := tree.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(h.Close)
+		return h
+	}
+	pids, err := open("/a/b").Processes()
 	if slices.Sort(pids); err != nil || !slices.Equal(pids, []int{10, 12, 13}) {
 		t.Errorf("%v, %v", pids, err)
 	}
 	if u, err := tree.Read("/a/b", PartProcesses); err != nil || u.Pids.Processes != 4 {
 		t.Errorf("%+v, %v", u, err)
 	}
-	if _, err := tree.Processes("/absent"); !errs.Is(err, errs.KindNotFound) {
+	if _, err := open("/absent").Processes(); !errs.Is(err, errs.KindNotFound) {
 		t.Error(err)
+	}
+}
+
+// TestHandleStuck: a reading that hangs keeps neither another reading nor Close, and the
+// descriptors go when it ends.
+func TestHandleStuck(t *testing.T) {
+	root := fake(t, filesV2)
+	if err := os.Remove(root + "/u/a/b/cpu.stat"); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(root+"/u/a/b/cpu.stat", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h, err := Tree{Mode: V2, Mounts: map[string]string{"": root + "/u"}}.Open("/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck := make(chan uint64)
+	go func() {
+		u, err := h.Read(PartCPU)
+		if err != nil {
+			t.Error(err)
+			close(stuck)
+			return
+		}
+		stuck <- u.CPU.Total
+	}()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		h.mu.Lock()
+		n := h.users
+		h.mu.Unlock()
+		if n > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the reading does not begin")
+		}
+	}
+	if u, err := h.Read(PartMemory); err != nil || u.Memory.Usage != 5000 {
+		t.Errorf("beside a reading that hangs: %+v, %v", u, err)
+	}
+	h.Close()
+	if err := os.WriteFile(root+"/u/a/b/cpu.stat", []byte("usage_usec 9\n"), 0); err != nil { // frees the reader
+		t.Fatal(err)
+	}
+	if got := <-stuck; got != 9 {
+		t.Errorf("it read %d", got)
+	}
+	if h.folders != [hierarchies]int{} {
+		t.Errorf("descriptors %v are left", h.folders)
 	}
 }
 

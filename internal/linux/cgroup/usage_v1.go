@@ -3,49 +3,54 @@ package cgroup
 import "bytes"
 
 // readV1 reads a cgroup of version 1 hierarchies, each part in its controller's. On
-// a hybrid host pressure is in the version 2 tree, which every process is in too,
-// with the processor times.
-func (t Tree) readV1(s *scan, path string, u *Usage, parts Parts) {
-	in := func(controller string, f func(*group)) { t.in(s, controller, path, f) }
-	if parts&(PartCPU|PartCPUTimes) != 0 {
-		in("cpuacct", func(g *group) {
+// a hybrid host the version 2 tree has pressure and, in one file, the processor times:
+// both need no controller.
+func (t Tree) readV1(s *scan, u *Usage, parts Parts) {
+	if parts&(PartCPU|PartCPUTimes|PartPressure) != 0 && t.Mode == Hybrid {
+		s.in(unified, func(g *group) { hybrid(g, u, parts) })
+	}
+	if parts&(PartCPU|PartCPUTimes) != 0 && u.CPU.Total == 0 {
+		s.in(hCPUAcct, func(g *group) {
 			u.CPU.Total = number(g.needed("cpuacct.usage")) / 1000
 			if parts&PartCPUTimes != 0 {
 				u.CPU.User, u.CPU.System = g.value("cpuacct.usage_user")/1000, g.value("cpuacct.usage_sys")/1000
 			}
 		})
 	}
-	if parts&PartCPUTimes != 0 {
-		in("cpu", func(g *group) { throttledV1(g.text("cpu.stat"), &u.CPU) })
+	if parts&PartQuota != 0 {
+		s.in(hCPU, func(g *group) { throttledV1(g.text("cpu.stat"), &u.CPU) })
 	}
 	if parts&(PartMemory|PartMemoryMore) != 0 {
-		in("memory", func(g *group) { readMemoryV1(g, u, parts) })
+		s.in(hMemory, func(g *group) { readMemoryV1(g, u, parts) })
 	}
 	if parts&PartTasks != 0 {
-		in("pids", func(g *group) { u.Pids.Current, u.Pids.Limit = g.value("pids.current"), g.limit("pids.max") })
+		s.in(hPids, func(g *group) { u.Pids.Current = g.value("pids.current") })
+	}
+	if parts&PartTasksLimit != 0 {
+		s.in(hPids, func(g *group) { u.Pids.Limit = g.limit("pids.max") })
 	}
 	if parts&PartProcesses != 0 {
-		in(t.membership(), func(g *group) { g.processes(maxDepth, func(int) { u.Pids.Processes++ }) })
+		s.in(t.membership(), func(g *group) { g.processes(maxDepth, func(int) { u.Pids.Processes++ }) })
 	}
 	if parts&PartIO != 0 {
-		in("blkio", func(g *group) { u.IO = readIOV1(g) })
+		s.in(hBlkio, func(g *group) { u.IO = readIOV1(g) })
 	}
 	if parts&PartHugetlb != 0 {
-		in("hugetlb", func(g *group) {
+		s.in(hHugetlb, func(g *group) {
 			for _, size := range t.HugePageSizes {
 				if data := g.text("hugetlb." + size + ".usage_in_bytes"); data != nil {
-					u.Hugetlb = append(u.Hugetlb, HugetlbUsage{PageSize: size, Usage: number(data), Peak: g.value("hugetlb." + size + ".max_usage_in_bytes")})
+					u.Hugetlb = append(u.Hugetlb, HugetlbUsage{PageSize: size, Usage: number(data), Peak: g.value("hugetlb." + size + ".max_usage_in_bytes"), PeakKept: true})
 				}
 			}
 		})
 	}
-	if parts&PartPressure != 0 && t.Mode == Hybrid {
-		in("", func(g *group) {
-			var c CPUUsage
-			if cpuV2(g.text("cpu.stat"), &c); c.Total > 0 { // or nobody was put in there
-				pressures(g, u)
-			}
-		})
+}
+
+// hybrid reads the version 2 tree of a hybrid host. A runtime may have put nobody there:
+// then no time has passed in it, and it says nothing.
+func hybrid(g *group, u *Usage, parts Parts) {
+	if cpuV2(g.text("cpu.stat"), &u.CPU); u.CPU.Total > 0 && parts&PartPressure != 0 {
+		pressures(g, u)
 	}
 }
 
@@ -160,13 +165,14 @@ func ioV1(data []byte, inBytes bool, list []IOUsage) []IOUsage {
 	return list
 }
 
-func (t Tree) limitsV1(s *scan, path string, l *Limits) {
-	t.in(s, "cpu", path, func(g *group) {
+func limitsV1(s *scan, l *Limits) {
+	s.in(hCPU, func(g *group) {
 		l.CPUShares = number(g.needed("cpu.shares"))
 		l.CPUPeriod, l.CPUQuota = g.value("cpu.cfs_period_us"), g.limit("cpu.cfs_quota_us")
 	})
-	t.in(s, "memory", path, func(g *group) {
+	s.in(hMemory, func(g *group) {
 		l.Memory, l.MemorySwap = limitOf(g.needed("memory.limit_in_bytes")), g.limit("memory.memsw.limit_in_bytes")
 		l.MemoryReservation = g.limit("memory.soft_limit_in_bytes")
 	})
+	s.in(hPids, func(g *group) { l.Tasks = g.limit("pids.max") })
 }

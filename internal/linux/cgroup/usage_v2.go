@@ -9,7 +9,7 @@ import (
 
 // readV2 reads a version 2 cgroup: everything is in one folder.
 func (t Tree) readV2(g *group, u *Usage, parts Parts) {
-	if parts&(PartCPU|PartCPUTimes) != 0 {
+	if parts&(PartCPU|PartCPUTimes|PartQuota) != 0 {
 		cpuV2(g.needed("cpu.stat"), &u.CPU)
 	}
 	if parts&PartMemory != 0 {
@@ -29,7 +29,10 @@ func (t Tree) readV2(g *group, u *Usage, parts Parts) {
 		u.Memory.LimitHits, u.OOMKills = field(events, "max"), field(events, "oom_kill")
 	}
 	if parts&PartTasks != 0 {
-		u.Pids.Current, u.Pids.Limit = g.value("pids.current"), g.limit("pids.max")
+		u.Pids.Current = g.value("pids.current")
+	}
+	if parts&PartTasksLimit != 0 {
+		u.Pids.Limit = g.limit("pids.max")
 	}
 	if parts&PartProcesses != 0 {
 		g.processes(maxDepth, func(int) { u.Pids.Processes++ })
@@ -140,6 +143,7 @@ func limitsV2(g *group, l *Limits) {
 	}
 	l.CPUShares = sharesOf(g.value("cpu.weight"))
 	l.Memory, l.MemorySwap, l.MemoryReservation = g.limit("memory.max"), g.limit("memory.swap.max"), g.limit("memory.min")
+	l.Tasks = g.limit("pids.max")
 }
 
 // sharesOf finds the smallest number of CPU shares that the cgroup library turns into

@@ -1,11 +1,12 @@
 // Package netstat reads what network interfaces have carried, in any network
 // namespace.
 //
-// The numbers come from /proc/thread-self/net/dev, read by a thread that has
-// entered the namespace. A netlink dump of the links says the same, but it waits for
-// the kernel's lock over all network configuration (rtnl_lock), which the setting
-// up of a pod may hold for long, and takes twice the time. A socket or a file kept
-// open would be faster still; it would also keep a namespace alive whose pod is gone.
+// The numbers come from /proc/thread-self/net/dev, opened by a thread that has entered
+// the namespace. The open file stays bound to the namespace, so that the thread goes
+// there once and every reading is one system call; whoever holds it must close it when
+// the namespace is to end. A netlink dump of the links says the same, but it waits for
+// the kernel's lock over all network configuration (rtnl_lock), which the setting up of
+// a pod may hold for long, and takes several times as long.
 //
 // The process's first thread must not come here: it cannot end, so Go would park it in
 // a namespace that it failed to leave.
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -34,14 +36,14 @@ type Interface struct {
 // goroutine, which must end soon after Leave.
 type Visitor struct {
 	home int // the namespace that the thread came from
+	here bool
 	away bool
-	buf  []byte
 }
 
-// Read lists the interfaces of the network namespace at a path, loopback too, in the
-// kernel's order. From the first call to Leave the goroutine is bound to its thread.
-// The kind is NotFound if there is no namespace at the path.
-func (v *Visitor) Read(path string) ([]Interface, error) {
+// Open takes hold of the interfaces of the network namespace at a path. From the first
+// call to Leave the goroutine is bound to its thread. The kind is NotFound if there is no
+// namespace at the path.
+func (v *Visitor) Open(path string) (*Namespace, error) {
 	if err := v.start(); err != nil {
 		return nil, err
 	}
@@ -59,15 +61,15 @@ func (v *Visitor) Read(path string) ([]Interface, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot enter network namespace %s: %w", path, err)
 	}
-	data, err := v.readDev()
+	fd, err = unix.Open("/proc/thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the interfaces of network namespace %s: %w", path, err)
+		return nil, fmt.Errorf("cannot look at the interfaces of network namespace %s: %w", path, err)
 	}
-	return parse(data)
+	return &Namespace{fd: fd, users: 1}, nil
 }
 
 func (v *Visitor) start() (err error) {
-	if v.buf != nil {
+	if v.here {
 		return nil
 	}
 	runtime.LockOSThread()
@@ -75,37 +77,73 @@ func (v *Visitor) start() (err error) {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("cannot open the own network namespace: %w", err)
 	}
-	v.buf = make([]byte, 4096)
+	v.here = true
 	return nil
 }
 
-// readDev reads to the end: the kernel writes some lines at a time.
-func (v *Visitor) readDev() ([]byte, error) {
-	fd, err := unix.Open("/proc/thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+// Namespace is a hold on a network namespace, which lives until Close. Its methods may be
+// called from any goroutine; a reading that hangs keeps nobody.
+type Namespace struct {
+	mu    sync.Mutex
+	fd    int
+	users int // readings, and one until Close
+}
+
+// errClosed is the answer to a reading after Close.
+var errClosed = errors.New("the network namespace was let go")
+
+// Read lists the interfaces, loopback too, in the kernel's order.
+func (n *Namespace) Read() ([]Interface, error) {
+	n.mu.Lock()
+	if n.users == 0 {
+		n.mu.Unlock()
+		return nil, errClosed
 	}
-	defer unix.Close(fd)
-	for n := 0; ; {
-		m, err := unix.Read(fd, v.buf[n:])
+	n.users++
+	n.mu.Unlock()
+	defer n.leave()
+	data, err := n.text()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the interfaces of a network namespace: %w", err)
+	}
+	return parse(data)
+}
+
+// text reads to the end: the kernel writes some lines at a time.
+func (n *Namespace) text() ([]byte, error) {
+	buf := make([]byte, 2048)
+	for size := 0; ; {
+		m, err := unix.Pread(n.fd, buf[size:], int64(size))
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
 			return nil, err
 		case m == 0:
-			return v.buf[:n], nil
+			return buf[:size], nil
 		}
-		if n += m; n == len(v.buf) {
-			v.buf = append(v.buf, make([]byte, len(v.buf))...)
+		if size += m; size == len(buf) {
+			buf = append(buf, make([]byte, len(buf))...)
 		}
+	}
+}
+
+// Close lets go of the namespace, at the latest when readings in progress have ended. It
+// is to be called once.
+func (n *Namespace) Close() { n.leave() }
+
+func (n *Namespace) leave() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.users--; n.users == 0 {
+		unix.Close(n.fd)
 	}
 }
 
 // Leave brings the thread home and gives it back. One that does not get home is
 // kept, and ends with its goroutine.
 func (v *Visitor) Leave() {
-	if v.buf == nil {
+	if !v.here {
 		return
 	}
 	home := true

@@ -118,36 +118,49 @@ func TestVisitor(t *testing.T) {
 		t.Skip("entering namespaces needs root")
 	}
 	a, b := pin(t, "da0"), pin(t, "db0")
-	talk(t, a, 1000)
 	home, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}
 	type answer struct {
-		a, b, again []Interface
-		err         [5]error
-		home        []net.Interface
+		a, b *Namespace
+		err  [4]error
+		home []net.Interface
 	}
 	ch := make(chan answer)
 	go func() {
 		var r answer
 		v := &Visitor{}
-		r.a, r.err[0] = v.Read(a)
-		r.b, r.err[1] = v.Read(b)
-		_, r.err[2] = v.Read(a + "-absent")
-		_, r.err[3] = v.Read("/dev/null")
-		r.again, r.err[4] = v.Read(a)
+		r.a, r.err[0] = v.Open(a)
+		r.b, r.err[1] = v.Open(b)
+		_, r.err[2] = v.Open(a + "-absent")
+		_, r.err[3] = v.Open("/dev/null")
 		v.Leave()
 		v.Leave() // is nothing
 		r.home, _ = net.Interfaces()
 		ch <- r
 	}()
 	r := <-ch
-	if r.err[0] != nil || r.err[1] != nil || r.err[4] != nil {
+	if r.err[0] != nil || r.err[1] != nil {
 		t.Fatal(r.err)
 	}
 	if !errs.Is(r.err[2], errs.KindNotFound) || !errs.Is(r.err[3], errs.KindNotFound) {
 		t.Errorf("where no namespace is: %v, %v", r.err[2], r.err[3])
+	}
+	read := func(n *Namespace) []Interface {
+		list, err := n.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	before := read(r.a)
+	talk(t, a, 1000)
+	inA, inB := read(r.a), read(r.b)
+	r.a.Close()
+	r.b.Close()
+	if list, err := r.a.Read(); err == nil {
+		t.Errorf("after Close: %+v", list)
 	}
 	find := func(list []Interface, name string) *Interface {
 		for i := range list {
@@ -157,14 +170,12 @@ func TestVisitor(t *testing.T) {
 		}
 		return nil
 	}
-	if lo := find(r.a, "lo"); lo == nil || lo.RxBytes < 1000 || lo.TxPackets == 0 || find(r.a, "da0") == nil {
-		t.Errorf("in the first namespace: %+v", r.a)
+	was, lo := find(before, "lo"), find(inA, "lo")
+	if was == nil || lo == nil || lo.RxBytes < was.RxBytes+1000 || lo.TxPackets <= was.TxPackets || find(inA, "da0") == nil {
+		t.Errorf("in the first namespace: %+v, before that %+v", inA, before)
 	}
-	if lo := find(r.b, "lo"); lo == nil || lo.RxBytes != 0 || find(r.b, "db0") == nil || find(r.b, "da0") != nil {
-		t.Errorf("in the second namespace: %+v", r.b)
-	}
-	if !reflect.DeepEqual(r.a, r.again) {
-		t.Errorf("a second look shows %+v, the first %+v", r.again, r.a)
+	if lo := find(inB, "lo"); lo == nil || lo.RxBytes != 0 || find(inB, "db0") == nil || find(inB, "da0") != nil {
+		t.Errorf("in the second namespace: %+v", inB)
 	}
 	if !reflect.DeepEqual(home, r.home) {
 		t.Errorf("the thread is not at home: %v, want %v", r.home, home)
