@@ -31,7 +31,7 @@ type file struct {
 
 // UnmarshalText reads "30s"; a bare number counts seconds.
 func (d *Duration) UnmarshalText(text []byte) error {
-	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil {
+	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil && n >= 0 {
 		*d = Duration(time.Duration(n) * time.Second)
 		return nil
 	}
@@ -124,7 +124,33 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	}
 	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
 	c.NRI, c.Stats = f.Crio.NRI, f.Crio.Stats
-	return warnings, nil
+	return warnings, c.seconds(path, data)
+}
+
+// seconds corrects durations that are written as whole numbers: the library takes them
+// for nanoseconds.
+func (c *Config) seconds(path string, data []byte) error {
+	var tree map[string]any
+	if err := toml.Unmarshal(data, &tree); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, o := range c.Options() {
+		d, ok := o.Value.Addr().Interface().(*Duration)
+		if !ok {
+			continue
+		}
+		var at any = tree
+		for key := range strings.SplitSeq(o.Table+"."+o.Key, ".") {
+			table, _ := at.(map[string]any)
+			at = table[key]
+		}
+		if n, ok := at.(int64); ok {
+			if err := d.UnmarshalText([]byte(strconv.FormatInt(n, 10))); err != nil {
+				return errs.Invalid("%s: %s.%s: %w", path, o.Table, o.Key, err)
+			}
+		}
+	}
+	return nil
 }
 
 // written is the value that stands in a row of a file, which counts from 1.
