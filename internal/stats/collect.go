@@ -145,17 +145,12 @@ func (s *snapshot) fill(c *Container) bool {
 	if c.path == "" {
 		return true // it does not run: that is all there is
 	}
-	g, at, err := c.cells.group.get()
-	switch {
-	case errs.Is(err, errs.KindNotFound):
-		return false
-	case err != nil && err != errNotRead:
-		s.o.Log.Debug("cannot read a container's cgroup", "ctr", c.View.ID, "err", err)
-	}
-	if !at.IsZero() {
+	g, _, ok := last(s, &c.cells.group, "cgroup of container", c.View.ID)
+	if ok {
 		c.Usage, c.NanoCores = g.usage, g.cores
 	}
-	return true
+	_, _, err := c.cells.group.get()
+	return !errs.Is(err, errs.KindNotFound)
 }
 
 // podList reads the pods that keep lets through, with their containers; more
@@ -207,6 +202,11 @@ func alone(v *state.PodView, users map[string]int) bool {
 	return v.Request.Cgroup != "/" && users[v.Request.Cgroup] == 1
 }
 
+// ownNetwork tells whether a pod is in a network of its own now.
+func ownNetwork(v *state.PodView) bool {
+	return v.Status.Phase == state.Ready && !v.Request.HostNetwork()
+}
+
 func (s *snapshot) beginPod(p *Pod, users map[string]int) {
 	v, c := p.View, cells(s.Collector, s.Collector.pods, p.View.ID)
 	if alone(&v, users) {
@@ -216,7 +216,7 @@ func (s *snapshot) beginPod(p *Pod, users map[string]int) {
 			s.readGroup(&c.group, &c.rate, g, "cgroup of pod", v.ID)
 		}
 	}
-	if v.Status.Phase == state.Ready && !v.Request.HostNetwork() {
+	if ownNetwork(&v) {
 		path := s.o.Source.NamespacePath(v.ID, "net")
 		want(&s.fast, &c.network, s.o.Period, "network of pod", v.ID, func(t *netstat.Visitor) ([]netstat.Interface, error) {
 			list, err := c.netns.read(func() (Network, error) { return s.o.Reader.Network(t, path) })
@@ -241,20 +241,26 @@ func (s *snapshot) fillPod(p *Pod, users map[string]int) {
 		p.Processes++
 	}
 	c := cells(s.Collector, s.Collector.pods, p.View.ID)
-	if list, at, err := c.network.get(); !at.IsZero() && !errs.Is(err, errs.KindNotFound) {
-		p.Interfaces, p.NetworkTime = list, at
-	} else if err != nil && err != errNotRead {
-		s.o.Log.Debug("cannot read a pod's network", "pod", p.View.ID, "err", err)
+	if ownNetwork(&p.View) {
+		if list, at, ok := last(s, &c.network, "network of pod", p.View.ID); ok {
+			p.Interfaces, p.NetworkTime = list, at
+		}
 	}
 	if !alone(&p.View, users) {
 		p.sum()
-		return
-	}
-	if g, at, err := c.group.get(); !at.IsZero() && !errs.Is(err, errs.KindNotFound) {
+	} else if g, _, ok := last(s, &c.group, "cgroup of pod", p.View.ID); ok {
 		p.Usage, p.NanoCores = g.usage, g.cores
-	} else if err != nil && err != errNotRead {
-		s.o.Log.Debug("cannot read a pod's cgroup", "pod", p.View.ID, "err", err)
 	}
+}
+
+// last returns the last value of a cell; false if there is none or what it tells of is
+// gone.
+func last[T any](s *snapshot, c *cell[T], what, id string) (T, time.Time, bool) {
+	v, at, err := c.get()
+	if err != nil && err != errNotRead && !errs.Is(err, errs.KindNotFound) {
+		s.o.Log.Debug("statistics: cannot read", "what", what, "id", id, "err", err)
+	}
+	return v, at, !at.IsZero() && !errs.Is(err, errs.KindNotFound)
 }
 
 // sum adds up the containers. Stalls cannot be added.

@@ -14,15 +14,15 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/netstat"
-	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // machine is a fake of pods, containers and the kernel. Hooks may block.
 type machine struct {
 	mu    sync.Mutex
-	pods  []pod.PodView
-	ctrs  []pod.ContainerView
+	pods  []state.PodView
+	ctrs  []state.ContainerView
 	reads map[string]int // how often each thing was read
 
 	onGroup func(path string) error // before a cgroup is read
@@ -35,50 +35,50 @@ type machine struct {
 func newMachine() *machine { return &machine{reads: map[string]int{}, held: map[string]int{}} }
 
 // add makes a ready pod with running containers and returns it to be changed.
-func (m *machine) add(name string, ctrs ...string) *pod.PodView {
-	p := pod.PodView{ID: "pod-" + name}
+func (m *machine) add(name string, ctrs ...string) *state.PodView {
+	p := state.PodView{ID: "pod-" + name}
 	p.Request.Cgroup = "/pods/" + name
 	p.Request.Config.PodSandboxConfig = &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "ns", Uid: "uid-" + name}}
-	p.Status = pod.PodStatus{Phase: pod.Ready, CreatedAt: 1e18}
+	p.Status = state.PodStatus{Phase: state.Ready, CreatedAt: 1e18}
 	m.pods = append(m.pods, p)
 	for _, n := range ctrs {
-		c := pod.ContainerView{ID: "ctr-" + n}
-		c.Request = pod.ContainerRequest{Pod: p.ID, Image: pod.Image{Name: "image:1"},
-			Config: pod.ContainerConfig{ContainerConfig: &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: n}}}}
-		c.Status = pod.ContainerStatus{Phase: pod.Live, StartedAt: 2e18, Process: &pod.Process{}}
+		c := state.ContainerView{ID: "ctr-" + n}
+		c.Request = state.ContainerRequest{Pod: p.ID, Image: state.Image{Name: "image:1"},
+			Config: state.ContainerConfig{ContainerConfig: &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: n}}}}
+		c.Status = state.ContainerStatus{Phase: state.Live, StartedAt: 2e18, Process: &state.Process{}}
 		m.ctrs = append(m.ctrs, c)
 	}
 	return &m.pods[len(m.pods)-1]
 }
 
-func (m *machine) Pods() []pod.PodView {
+func (m *machine) Pods() []state.PodView {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return append([]pod.PodView(nil), m.pods...)
+	return append([]state.PodView(nil), m.pods...)
 }
 
-func (m *machine) Containers() []pod.ContainerView {
+func (m *machine) Containers() []state.ContainerView {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return append([]pod.ContainerView(nil), m.ctrs...)
+	return append([]state.ContainerView(nil), m.ctrs...)
 }
 
-func (m *machine) Pod(id string) (pod.PodView, error) {
+func (m *machine) Pod(id string) (state.PodView, error) {
 	for _, p := range m.Pods() {
 		if p.ID == id {
 			return p, nil
 		}
 	}
-	return pod.PodView{}, errs.NotFound("pod", id)
+	return state.PodView{}, errs.NotFound("pod", id)
 }
 
-func (m *machine) Container(id string) (pod.ContainerView, error) {
+func (m *machine) Container(id string) (state.ContainerView, error) {
 	for _, c := range m.Containers() {
 		if c.ID == id {
 			return c, nil
 		}
 	}
-	return pod.ContainerView{}, errs.NotFound("container", id)
+	return state.ContainerView{}, errs.NotFound("container", id)
 }
 
 func (m *machine) NamespacePath(id, kind string) string { return id + "/" + kind }

@@ -17,7 +17,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
-	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -230,8 +230,8 @@ func TestPods(t *testing.T) {
 		host := m.add("host")
 		host.Request.Config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}
-		host.Status.Infra = &pod.Process{}
-		m.add("stopped").Status.Phase = pod.NotReady
+		host.Status.Infra = &state.Process{}
+		m.add("stopped").Status.Phase = state.NotReady
 		m.onGroup = func(path string) error {
 			if path == "/all" || path == "/" {
 				t.Errorf("%s was read", path)
@@ -261,6 +261,10 @@ func TestPods(t *testing.T) {
 			if p.Usage == nil || p.Usage.Memory.Usage != want.memory || (p.Usage.CPU.Pressure != nil) != want.pressure || p.Usage.Time.IsZero() {
 				t.Errorf("%s: %+v", name, p.Usage)
 			}
+		}
+		m.pods[0].Status.Phase = state.NotReady
+		if p, err := c.Pod(context.Background(), "pod-alone"); err != nil || p.Interfaces != nil {
+			t.Errorf("the last network of a pod that has stopped: %+v, %v", p, err)
 		}
 		if p, err := c.Pod(context.Background(), "pod-stopped"); err != nil || len(p.Containers) != 0 || len(p.Interfaces) != 0 {
 			t.Errorf("%+v, %v", p, err)
@@ -452,7 +456,7 @@ func TestHolds(t *testing.T) {
 		c.PodStopped("pod-b")
 		check("when one stops", 1, 0)
 		m.mu.Lock()
-		m.pods[1].Status.Phase = pod.NotReady
+		m.pods[1].Status.Phase = state.NotReady
 		m.mu.Unlock()
 		pods(t, c)
 		check("while it is stopped", 1, 0)
@@ -477,7 +481,7 @@ func TestHoldRace(t *testing.T) {
 			c, _ := collector(t, m, nil)
 			m.onOpen = func(string) {
 				m.mu.Lock()
-				m.pods[0].Status.Phase = pod.NotReady
+				m.pods[0].Status.Phase = state.NotReady
 				m.mu.Unlock()
 				if told {
 					c.PodStopped("pod-a")
