@@ -36,7 +36,7 @@ type scan struct {
 	buf    []byte
 	keep   bool   // files stay open
 	found  *group // a folder that was there
-	absent bool   // a folder was not
+	absent bool   // a folder or a file was not
 	died   bool   // the cgroup is gone
 }
 
@@ -62,7 +62,7 @@ func (s *scan) in(h hierarchy, f func(*group)) {
 }
 
 // gone tells, after reading, whether the cgroup did not exist to the end. A controller
-// that is missing is no sign of that alone.
+// or a file that is missing is no sign of that alone.
 func (s *scan) gone() bool {
 	return s.died || s.found == nil || s.absent && !s.found.alive()
 }
@@ -75,19 +75,10 @@ func (g *group) alive() bool { return unix.Faccessat(g.fd, "cgroup.procs", unix.
 // is valid until the next read; nil if there is no such file.
 func (g *group) text(name string) []byte { return g.read(name, false) }
 
-// needed is text of a file that is there as long as the cgroup is.
-func (g *group) needed(name string) []byte {
-	data := g.read(name, false)
-	if data == nil && !g.alive() {
-		g.s.died = true
-	}
-	return data
-}
-
 func (g *group) read(name string, toEnd bool) []byte {
 	fd, err := g.open(name)
 	if err != nil {
-		g.s.died = g.s.died || err == unix.ENODEV
+		g.s.died, g.s.absent = g.s.died || err == unix.ENODEV, true
 		return nil
 	}
 	defer g.close(name, fd)

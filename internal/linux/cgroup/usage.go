@@ -178,7 +178,7 @@ func OOMKills(path string) (uint64, error) {
 	defer h.Close()
 	var n uint64
 	err = h.scan(false, func(s *scan) {
-		s.in(in, func(g *group) { n = field(g.needed(file), "oom_kill") })
+		s.in(in, func(g *group) { n = field(g.text(file), "oom_kill") })
 	})
 	return n, err
 }

@@ -320,6 +320,64 @@ func TestHandleStuck(t *testing.T) {
 	}
 }
 
+// TestKeeper: files that are kept open tell what is in them now; so many and no more are
+// kept, and none when the handle rests or its cgroup is gone.
+func TestKeeper(t *testing.T) {
+	root := fake(t, filesV2)
+	tree := Tree{Mode: V2, Mounts: map[string]string{"": root + "/u"}}
+	keeper := NewKeeper(5)
+	h, err := tree.Open("/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const parts = PartCPU | PartMemory | PartProcesses
+	h.Keep(keeper, parts)
+	read := func(p Parts, cpu uint64) {
+		t.Helper()
+		if u, err := h.Read(p); err != nil || u.CPU.Total != cpu {
+			t.Errorf("%+v, %v, want %d", u, err, cpu)
+		}
+	}
+	kept := func(n int) {
+		t.Helper()
+		if len(h.files) != n || keeper.open.Load() != int64(n) {
+			t.Errorf("%d files are kept, the keeper knows %d, want %d", len(h.files), keeper.open.Load(), n)
+		}
+	}
+	read(PartCPU|PartTasks, 1000)
+	kept(0) // the tasks were not to be kept
+	read(PartCPU, 1000)
+	kept(1)
+	if err := os.WriteFile(root+"/u/a/b/cpu.stat", []byte("usage_usec 2000000\nuser_usec 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read(PartCPU, 2000000)
+	read(parts, 2000000)
+	kept(5) // of seven
+	other, err := tree.Open("/a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Keep(keeper, parts)
+	if u, err := other.Read(parts); err != nil || u.Memory.Usage != 5000 || u.Pids.Processes != 2 || len(other.files) != 0 {
+		t.Errorf("when the keeper is full: %+v, %v, %d files", u, err, len(other.files))
+	}
+	h.Rest()
+	kept(0)
+	if h.folders != [hierarchies]int{} {
+		t.Errorf("folders %v are open", h.folders)
+	}
+	read(parts, 2000000)
+	kept(5)
+	os.RemoveAll(root + "/u/a/b")
+	if _, err := h.Read(PartProcesses | PartTasks); !errs.Is(err, errs.KindNotFound) {
+		t.Error(err)
+	}
+	kept(0)
+	h.Close()
+	other.Close()
+}
+
 // FuzzFiles: no text of a control file makes the parsers fail, and none gives a
 // working set above the usage or a share of time that is no percentage.
 func FuzzFiles(f *testing.F) {

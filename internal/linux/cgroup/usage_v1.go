@@ -11,7 +11,7 @@ func (t Tree) readV1(s *scan, u *Usage, parts Parts) {
 	}
 	if parts&(PartCPU|PartCPUTimes) != 0 && u.CPU.Total == 0 {
 		s.in(hCPUAcct, func(g *group) {
-			u.CPU.Total = number(g.needed("cpuacct.usage")) / 1000
+			u.CPU.Total = g.value("cpuacct.usage") / 1000
 			if parts&PartCPUTimes != 0 {
 				u.CPU.User, u.CPU.System = g.value("cpuacct.usage_user")/1000, g.value("cpuacct.usage_sys")/1000
 			}
@@ -69,7 +69,7 @@ func throttledV1(data []byte, c *CPUUsage) {
 
 func readMemoryV1(g *group, u *Usage, parts Parts) {
 	if parts&PartMemory != 0 {
-		u.Memory.Usage = number(g.needed("memory.usage_in_bytes"))
+		u.Memory.Usage = g.value("memory.usage_in_bytes")
 		memoryV1(g.text("memory.stat"), &u.Memory)
 	}
 	if parts&PartMemoryMore != 0 {
@@ -167,11 +167,11 @@ func ioV1(data []byte, inBytes bool, list []IOUsage) []IOUsage {
 
 func limitsV1(s *scan, l *Limits) {
 	s.in(hCPU, func(g *group) {
-		l.CPUShares = number(g.needed("cpu.shares"))
+		l.CPUShares = g.value("cpu.shares")
 		l.CPUPeriod, l.CPUQuota = g.value("cpu.cfs_period_us"), g.limit("cpu.cfs_quota_us")
 	})
 	s.in(hMemory, func(g *group) {
-		l.Memory, l.MemorySwap = limitOf(g.needed("memory.limit_in_bytes")), g.limit("memory.memsw.limit_in_bytes")
+		l.Memory, l.MemorySwap = g.limit("memory.limit_in_bytes"), g.limit("memory.memsw.limit_in_bytes")
 		l.MemoryReservation = g.limit("memory.soft_limit_in_bytes")
 	})
 	s.in(hPids, func(g *group) { l.Tasks = g.limit("pids.max") })

@@ -10,7 +10,7 @@ import (
 // readV2 reads a version 2 cgroup: everything is in one folder.
 func (t Tree) readV2(g *group, u *Usage, parts Parts) {
 	if parts&(PartCPU|PartCPUTimes|PartQuota) != 0 {
-		cpuV2(g.needed("cpu.stat"), &u.CPU)
+		cpuV2(g.text("cpu.stat"), &u.CPU)
 	}
 	if parts&PartMemory != 0 {
 		m := &u.Memory
@@ -138,7 +138,7 @@ func ioV2(data []byte) (list []IOUsage) {
 }
 
 func limitsV2(g *group, l *Limits) {
-	if data := bytes.Fields(g.needed("cpu.max")); len(data) == 2 {
+	if data := bytes.Fields(g.text("cpu.max")); len(data) == 2 {
 		l.CPUQuota, l.CPUPeriod = limitOf(data[0]), number(data[1])
 	}
 	l.CPUShares = sharesOf(g.value("cpu.weight"))
