@@ -23,16 +23,21 @@ type snapshot struct {
 	*Collector
 	pods  []state.PodView
 	ctrs  []state.ContainerView
-	group map[string]string // the cgroups of pods by id
+	above map[string]string // the cgroups of pods by id
+	users map[string]int    // how many ready pods are in a cgroup
 	fast  round
 	slow  round
 }
 
 // snapshot lists pods and containers, and forgets the cells of those that are gone.
 func (c *Collector) snapshot() *snapshot {
-	s := &snapshot{Collector: c, pods: c.o.Source.Pods(), ctrs: c.o.Source.Containers(), group: map[string]string{}}
+	s := &snapshot{Collector: c, pods: c.o.Source.Pods(), ctrs: c.o.Source.Containers(), above: map[string]string{}, users: map[string]int{}}
 	for i := range s.pods {
-		s.group[s.pods[i].ID] = s.pods[i].Request.Cgroup
+		path := s.pods[i].Request.Cgroup
+		s.above[s.pods[i].ID] = path
+		if s.pods[i].Status.Phase == state.Ready {
+			s.users[path]++
+		}
 	}
 	s.fast = round{log: c.o.Log, start: time.Now(), patience: patience, first: callLimit}
 	s.slow = round{log: c.o.Log, start: s.fast.start, patience: layerLate, first: layerLate}
@@ -83,7 +88,7 @@ func (s *snapshot) readGroup(c *cell[group], r *rate, g Group, what, id string) 
 
 // runs tells whether a container runs, in a pod that is not being removed.
 func (s *snapshot) runs(v *state.ContainerView) bool {
-	return s.group[v.Request.Pod] != "" && v.Status.State() == cri.ContainerState_CONTAINER_RUNNING
+	return s.above[v.Request.Pod] != "" && v.Status.State() == cri.ContainerState_CONTAINER_RUNNING
 }
 
 // container begins to read a container.
@@ -96,7 +101,7 @@ func (s *snapshot) container(v state.ContainerView) Container {
 	if !s.runs(&v) {
 		return ctr
 	}
-	path := s.o.ContainerCgroup(s.group[v.Request.Pod], v.ID)
+	path := s.o.ContainerCgroup(s.above[v.Request.Pod], v.ID)
 	g, err := ctr.cells.hold(s.o.Reader, path)
 	if err != nil {
 		s.o.Log.Debug("cannot find a container's cgroup", "ctr", v.ID, "err", err)
@@ -156,16 +161,15 @@ func (s *snapshot) fill(c *Container) bool {
 // podList reads the pods that keep lets through, with their containers; more
 // adds to what is read of a running one.
 func (s *snapshot) podList(ctx context.Context, keep func(*state.PodView) bool, more func(*Container)) ([]Pod, error) {
-	list, at, users := []Pod{}, map[string]int{}, map[string]int{}
+	list, at := []Pod{}, map[string]int{}
 	for i := range s.pods {
-		users[s.pods[i].Request.Cgroup]++
 		if keep(&s.pods[i]) {
 			at[s.pods[i].ID] = len(list)
-			list = append(list, Pod{View: s.pods[i]})
+			list = append(list, Pod{View: s.pods[i], cells: cells(s.Collector, s.Collector.pods, s.pods[i].ID)})
 		}
 	}
 	for i := range list {
-		s.beginPod(&list[i], users)
+		s.beginPod(&list[i])
 	}
 	for _, v := range s.ctrs {
 		if i, ok := at[v.Request.Pod]; ok && s.runs(&v) {
@@ -180,7 +184,7 @@ func (s *snapshot) podList(ctx context.Context, keep func(*state.PodView) bool, 
 		return nil, err
 	}
 	for i := range list {
-		s.fillPod(&list[i], users)
+		s.fillPod(&list[i])
 	}
 	return list, nil
 }
@@ -197,9 +201,14 @@ func (s *snapshot) countProcesses(c *Container) {
 	})
 }
 
-// alone tells whether a pod has its cgroup for itself.
-func alone(v *state.PodView, users map[string]int) bool {
-	return v.Request.Cgroup != "/" && users[v.Request.Cgroup] == 1
+// alone tells whether a pod has its cgroup for itself. Pods that have stopped do not
+// count: a kubelet makes the next one of the same pod in the same cgroup.
+func (s *snapshot) alone(v *state.PodView) bool {
+	users := s.users[v.Request.Cgroup]
+	if v.Status.Phase == state.Ready {
+		users--
+	}
+	return v.Request.Cgroup != "/" && users == 0
 }
 
 // ownNetwork tells whether a pod is in a network of its own now.
@@ -207,9 +216,9 @@ func ownNetwork(v *state.PodView) bool {
 	return v.Status.Phase == state.Ready && !v.Request.HostNetwork()
 }
 
-func (s *snapshot) beginPod(p *Pod, users map[string]int) {
-	v, c := p.View, cells(s.Collector, s.Collector.pods, p.View.ID)
-	if alone(&v, users) {
+func (s *snapshot) beginPod(p *Pod) {
+	v, c := p.View, p.cells
+	if s.alone(&v) {
 		if g, err := c.hold(s.o.Reader, v.Request.Cgroup); err != nil {
 			s.o.Log.Debug("cannot find a pod's cgroup", "pod", v.ID, "err", err)
 		} else {
@@ -229,7 +238,7 @@ func (s *snapshot) beginPod(p *Pod, users map[string]int) {
 	}
 }
 
-func (s *snapshot) fillPod(p *Pod, users map[string]int) {
+func (s *snapshot) fillPod(p *Pod) {
 	p.Containers = s.filled(p.Containers)
 	for i := range p.Containers {
 		c := &p.Containers[i]
@@ -240,15 +249,14 @@ func (s *snapshot) fillPod(p *Pod, users map[string]int) {
 	if p.View.Status.Infra != nil {
 		p.Processes++
 	}
-	c := cells(s.Collector, s.Collector.pods, p.View.ID)
 	if ownNetwork(&p.View) {
-		if list, at, ok := last(s, &c.network, "network of pod", p.View.ID); ok {
+		if list, at, ok := last(s, &p.cells.network, "network of pod", p.View.ID); ok {
 			p.Interfaces, p.NetworkTime = list, at
 		}
 	}
-	if !alone(&p.View, users) {
+	if !s.alone(&p.View) {
 		p.sum()
-	} else if g, _, ok := last(s, &c.group, "cgroup of pod", p.View.ID); ok {
+	} else if g, _, ok := last(s, &p.cells.group, "cgroup of pod", p.View.ID); ok {
 		p.Usage, p.NanoCores = g.usage, g.cores
 	}
 }

@@ -251,6 +251,8 @@ type Pod struct {
 	NetworkTime time.Time
 	Processes   uint64
 	Containers  []Container
+
+	cells *podCells
 }
 
 // Containers tells about running containers that keep lets through (nil: all). One that

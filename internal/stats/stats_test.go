@@ -232,6 +232,8 @@ func TestPods(t *testing.T) {
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}
 		host.Status.Infra = &state.Process{}
 		m.add("stopped").Status.Phase = state.NotReady
+		again := m.add("again") // a kubelet's second sandbox of the same pod
+		again.Request.Cgroup = "/pods/stopped"
 		m.onGroup = func(path string) error {
 			if path == "/all" || path == "/" {
 				t.Errorf("%s was read", path)
@@ -240,7 +242,7 @@ func TestPods(t *testing.T) {
 		}
 		c, _ := collector(t, m, nil)
 		got := pods(t, c)
-		if len(got) != 5 {
+		if len(got) != 6 {
 			t.Errorf("%d pods", len(got))
 		}
 		for name, want := range map[string]struct {
@@ -250,6 +252,7 @@ func TestPods(t *testing.T) {
 		}{
 			"pod-alone": {100, 3, 2, 1, true}, "pod-shared1": {200, 6, 2, 2, false}, "pod-shared2": {0, 0, 2, 0, false},
 			"pod-root": {100, 3, 2, 1, false}, "pod-host": {100, 1, 0, 0, true},
+			"pod-again": {100, 0, 2, 0, true},
 		} {
 			p := got[name]
 			if p.Processes != want.processes || len(p.Interfaces) != want.interfaces || len(p.Containers) != want.ctrs {
@@ -564,3 +567,60 @@ type overTree struct {
 }
 
 func (o overTree) Open(path string) (Group, error) { return o.tree.Open(path) }
+
+// TestConcurrent: calls and pods that come and go at the same time; nothing is held at
+// the end.
+func TestConcurrent(t *testing.T) {
+	m := newMachine()
+	m.add("stays", "s")
+	c, _ := collector(t, m, nil)
+	ctx := context.Background()
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for !stop.Load() {
+				list, err := c.Containers(ctx, nil)
+				pods, err2 := c.Pods(ctx, nil)
+				all, err3 := c.Metrics(ctx)
+				one, err4 := c.Container(ctx, "ctr-s")
+				if err := errors.Join(err, err2, err3, err4); err != nil || len(list) == 0 || len(pods) == 0 || one.Usage == nil {
+					t.Errorf("%d containers, %d pods, %+v, %v", len(list), len(pods), one, err)
+					return
+				}
+				n := 0
+				for range all {
+					n++
+				}
+				if n == 0 {
+					t.Error("no metrics")
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		name := fmt.Sprint("p", i)
+		m.mu.Lock()
+		m.add(name, name)
+		m.mu.Unlock()
+		if i%2 == 0 {
+			c.Pod(ctx, "pod-"+name)
+		}
+		m.mu.Lock()
+		m.pods[1].Status.Phase = state.NotReady
+		m.mu.Unlock()
+		c.PodStopped("pod-" + name)
+		m.mu.Lock()
+		m.pods, m.ctrs = m.pods[:1], m.ctrs[:1]
+		m.mu.Unlock()
+	}
+	stop.Store(true)
+	wg.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for path, n := range m.held {
+		if n != 0 && path != "pod-stays/net" {
+			t.Errorf("%s is held %d times", path, n)
+		}
+	}
+}
