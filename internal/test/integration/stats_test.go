@@ -101,6 +101,24 @@ func TestStatsCPUAndMemory(t *testing.T) {
 		t.Errorf("the host has PSI: %v; %v", has, first)
 	}
 
+	memory := func() *cri.MemoryUsage { return ctrStats(w, ctr).GetMemory() }
+	const size = 30 << 20
+	was := memory()
+	w.Exec(ctr, "head -c 31457280 /dev/zero > /dev/shm/block")
+	if m := memory(); m.GetWorkingSetBytes().GetValue() < was.GetWorkingSetBytes().GetValue()+size-1<<20 || m.GetWorkingSetBytes().GetValue() > was.GetWorkingSetBytes().GetValue()+2*size {
+		t.Errorf("30 MiB of shared memory took the working set from %d to %d", was.GetWorkingSetBytes().GetValue(), m.GetWorkingSetBytes().GetValue())
+	}
+	const anonymous = 8 << 20
+	w.Exec(ctr, `(x=$(head -c 8388608 /dev/zero | tr '\0' x); sleep 1000) >/dev/null 2>&1 </dev/null &`)
+	w.Eventually("8 MiB of a process show", func() bool {
+		m := memory()
+		return m.GetRssBytes().GetValue() > was.GetRssBytes().GetValue()+anonymous-1<<20 && m.GetUsageBytes().GetValue() >= m.GetWorkingSetBytes().GetValue() &&
+			m.GetPageFaults().GetValue() > was.GetPageFaults().GetValue() && podStats(w, pod).GetMemory().GetRssBytes().GetValue() > anonymous-1<<20
+	})
+	if m := memory(); m.GetAvailableBytes().GetValue() != 256<<20-m.GetWorkingSetBytes().GetValue() {
+		t.Errorf("%d available beside a working set of %d", m.GetAvailableBytes().GetValue(), m.GetWorkingSetBytes().GetValue())
+	}
+
 	w.Exec(ctr, "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done")
 	used := func() uint64 { return ctrStats(w, ctr).GetCpu().GetUsageCoreNanoSeconds().GetValue() }
 	after := used()
@@ -116,24 +134,6 @@ func TestStatsCPUAndMemory(t *testing.T) {
 		n, p := s.GetCpu().GetUsageNanoCores().GetValue(), podStats(w, pod).GetCpu().GetUsageNanoCores().GetValue()
 		return n > 50e6 && n < 800e6 && p > 50e6 // its quota is half of one
 	})
-
-	memory := func() *cri.MemoryUsage { return ctrStats(w, ctr).GetMemory() }
-	const size = 30 << 20
-	was := memory()
-	w.Exec(ctr, "head -c 31457280 /dev/zero > /dev/shm/block")
-	if m := memory(); m.GetWorkingSetBytes().GetValue() < was.GetWorkingSetBytes().GetValue()+size-1<<20 || m.GetWorkingSetBytes().GetValue() > was.GetWorkingSetBytes().GetValue()+2*size {
-		t.Errorf("30 MiB of shared memory took the working set from %d to %d", was.GetWorkingSetBytes().GetValue(), m.GetWorkingSetBytes().GetValue())
-	}
-	const anonymous = 8 << 20
-	w.Exec(ctr, `(x=$(head -c 8388608 /dev/zero | tr '\0' x); sleep 1000) >/dev/null 2>&1 </dev/null &`)
-	w.Eventually("8 MiB of a process show", func() bool {
-		m := memory()
-		return m.GetRssBytes().GetValue() > was.GetRssBytes().GetValue()+anonymous-1<<20 && m.GetUsageBytes().GetValue() >= m.GetWorkingSetBytes().GetValue() &&
-			m.GetPageFaults().GetValue() > was.GetPageFaults().GetValue() && podStats(w, pod).GetMemory().GetRssBytes().GetValue() > anonymous
-	})
-	if m := memory(); m.GetAvailableBytes().GetValue() != 256<<20-m.GetWorkingSetBytes().GetValue() {
-		t.Errorf("%d available beside a working set of %d", m.GetAvailableBytes().GetValue(), m.GetWorkingSetBytes().GetValue())
-	}
 }
 
 func TestStatsNetwork(t *testing.T) {
