@@ -30,6 +30,11 @@ func (h hierarchy) mounted() string {
 	return [...]string{"", "cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"}[h]
 }
 
+// halfPage: a list comes in pieces of up to a page, each as full as its lines allow. A
+// piece that is not half full is the last one; to ask for more would have the kernel
+// make the list once more.
+const halfPage = 2048
+
 // scan is one reading of a cgroup.
 type scan struct {
 	h      *Handle
@@ -92,7 +97,7 @@ func (g *group) read(name string, toEnd bool) []byte {
 			return nil
 		}
 		n += m
-		if m == 0 || !toEnd && n < len(g.s.buf) {
+		if n < len(g.s.buf) && (m < halfPage || !toEnd) {
 			return g.s.buf[:n:n]
 		}
 		if n == len(g.s.buf) {

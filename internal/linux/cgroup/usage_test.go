@@ -1,7 +1,10 @@
 package cgroup
 
 import (
+	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -317,6 +320,50 @@ func TestHandleStuck(t *testing.T) {
 	}
 	if h.folders != [hierarchies]int{} {
 		t.Errorf("descriptors %v are left", h.folders)
+	}
+}
+
+// TestManyProcesses: a list of several pages, of a real cgroup.
+func TestManyProcesses(t *testing.T) {
+	path := fresh(t)
+	if err := CreateParent(context.Background(), Cgroupfs, path, nil); err != nil {
+		t.Fatal(err)
+	}
+	// One shell in the cgroup begets many: pids of some digits, 1500 of them.
+	const many = 1500
+	cmd := exec.Command("sh", "-c", fmt.Sprintf("read x; exec 3<&0; i=1; while [ $i -lt %d ]; do (read y <&3) & i=$((i+1)); done; wait", many))
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if err := Place(cmd.Process.Pid, path); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(in)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		h, err := Host().Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids, err := h.Processes()
+		u, err2 := h.Read(PartProcesses)
+		h.Close()
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		if slices.Sort(pids); len(slices.Compact(pids)) != len(pids) {
+			t.Fatal("a process is counted twice")
+		}
+		if len(pids) == many && u.Pids.Processes == many {
+			return
+		}
+		if len(pids) > many || time.Now().After(end) {
+			t.Fatalf("%d processes, then %d; there are %d", len(pids), u.Pids.Processes, many)
+		}
 	}
 }
 

@@ -109,9 +109,13 @@ func (n *Namespace) Read() ([]Interface, error) {
 	return parse(data)
 }
 
-// text reads to the end: the kernel writes some lines at a time.
+// halfPage: the lines come in pieces of up to a page, each as full as its lines allow. A
+// piece that is not half full is the last one.
+const halfPage = 2048
+
+// text reads to the end.
 func (n *Namespace) text() ([]byte, error) {
-	buf := make([]byte, 2048)
+	buf := make([]byte, halfPage)
 	for size := 0; ; {
 		m, err := unix.Pread(n.fd, buf[size:], int64(size))
 		switch {
@@ -119,10 +123,11 @@ func (n *Namespace) text() ([]byte, error) {
 			continue
 		case err != nil:
 			return nil, err
-		case m == 0:
+		}
+		if size += m; m < halfPage && size < len(buf) {
 			return buf[:size], nil
 		}
-		if size += m; size == len(buf) {
+		if size == len(buf) {
 			buf = append(buf, make([]byte, len(buf))...)
 		}
 	}

@@ -39,6 +39,9 @@ func Files(pid int) (files, sockets int, err error) {
 				sockets++
 			}
 		}
+		if n < len(buf)/2 { // there was room for more: that was all
+			return files, sockets, nil
+		}
 	}
 }
 
