@@ -126,12 +126,13 @@ func (s *snapshot) metrics(p *Pod) *cri.PodSandboxMetrics {
 	out := &cri.PodSandboxMetrics{PodSandboxId: p.View.ID}
 	// A pod's cgroup has no container, as in cAdvisor.
 	b := s.builder([]string{p.View.Request.Cgroup, "", "", md.GetNamespace(), md.GetName(), ""})
+	emit := b.emit
 	for i := range s.table {
-		if m := &s.table[i]; m.podValues != nil {
-			m.podValues(&podSample{p}, b.row(m))
+		if b.row = &s.table[i]; b.row.podValues != nil {
+			b.row.podValues(&podSample{p}, emit)
 		}
 	}
-	out.Metrics = b.list()
+	out.Metrics = b.out
 	for i := range p.Containers {
 		c := &p.Containers[i]
 		out.ContainerMetrics = append(out.ContainerMetrics, &cri.ContainerMetrics{ContainerId: c.View.ID, Metrics: s.containerMetrics(p, c)})
@@ -144,13 +145,13 @@ func (s *snapshot) containerMetrics(p *Pod, c *Container) []*cri.Metric {
 	// The name is what cAdvisor shows of a CRI-O container.
 	name := fmt.Sprintf("k8s_%s_%s_%s_%s_%d", cfg.GetName(), md.GetName(), md.GetNamespace(), md.GetUid(), cfg.GetAttempt())
 	b := s.builder([]string{c.path, name, c.View.Request.Image.Name, md.GetNamespace(), md.GetName(), cfg.GetName()})
-	sm := s.sample(c)
+	sm, emit := s.sample(c), b.emit
 	for i := range s.table {
-		if m := &s.table[i]; m.values != nil {
-			m.values(&sm, b.row(m))
+		if b.row = &s.table[i]; b.row.values != nil {
+			b.row.values(&sm, emit)
 		}
 	}
-	return b.list()
+	return b.out
 }
 
 // sample collects what is known of a container from its cells.
@@ -191,39 +192,50 @@ func (s *snapshot) blockName(major, minor uint32) string {
 	return name
 }
 
-// builder makes the metrics of one object. Messages and values lie in blocks, since
-// there are thousands, and those without labels of their own share their labels.
+// builder makes the metrics of one object, row by row. Messages, values and labels lie in
+// blocks, since there are thousands, and those without labels of their own share the
+// object's.
 type builder struct {
 	start   time.Time
 	base    []string
+	row     *metric
 	metrics []cri.Metric
 	values  []cri.UInt64Value
+	labels  []string
 	out     []*cri.Metric
 }
 
 func (s *snapshot) builder(base []string) *builder {
-	return &builder{start: s.fast.start, base: base}
+	return &builder{start: s.fast.start, base: base, out: make([]*cri.Metric, 0, 2*block)}
 }
 
 const block = 32
 
-func (b *builder) row(m *metric) emit {
-	return func(value uint64, at time.Time, labels ...string) {
-		if len(b.metrics) == 0 {
-			b.metrics, b.values = make([]cri.Metric, block), make([]cri.UInt64Value, block)
-		}
-		x, v := &b.metrics[0], &b.values[0]
-		b.metrics, b.values = b.metrics[1:], b.values[1:]
-		v.Value = value
-		x.Name, x.MetricType, x.Value, x.LabelValues = m.name, m.kind, v, b.base
-		if len(labels) > 0 {
-			x.LabelValues = append(b.base[:len(b.base):len(b.base)], labels...)
-		}
-		if !at.IsZero() && at.Before(b.start) {
-			x.Timestamp = at.UnixNano()
-		}
-		b.out = append(b.out, x)
+// emit adds one value of the current row.
+func (b *builder) emit(value uint64, at time.Time, labels ...string) {
+	if len(b.metrics) == 0 {
+		b.metrics, b.values = make([]cri.Metric, block), make([]cri.UInt64Value, block)
 	}
+	x, v := &b.metrics[0], &b.values[0]
+	b.metrics, b.values = b.metrics[1:], b.values[1:]
+	v.Value = value
+	x.Name, x.MetricType, x.Value, x.LabelValues = b.row.name, b.row.kind, v, b.base
+	if len(labels) > 0 {
+		x.LabelValues = b.with(labels)
+	}
+	if !at.IsZero() && at.Before(b.start) {
+		x.Timestamp = at.UnixNano()
+	}
+	b.out = append(b.out, x)
 }
 
-func (b *builder) list() []*cri.Metric { return b.out }
+// with returns the object's labels with more.
+func (b *builder) with(labels []string) []string {
+	n := len(b.base) + len(labels)
+	if cap(b.labels)-len(b.labels) < n {
+		b.labels = make([]string, 0, max(n, 8*block))
+	}
+	begin := len(b.labels)
+	b.labels = append(append(b.labels, b.base...), labels...)
+	return b.labels[begin:len(b.labels):len(b.labels)]
+}
