@@ -233,7 +233,7 @@ func (b *builder) emit(value uint64, at time.Time, labels ...string) {
 func (b *builder) with(labels []string) []string {
 	n := len(b.base) + len(labels)
 	if cap(b.labels)-len(b.labels) < n {
-		b.labels = make([]string, 0, max(n, 8*block))
+		b.labels = make([]string, 0, max(n, 4*block))
 	}
 	begin := len(b.labels)
 	b.labels = append(append(b.labels, b.base...), labels...)
