@@ -21,6 +21,7 @@ type Config struct {
 	Image   Image
 	Network Network
 	NRI     NRI
+	Stats   Stats
 }
 
 // Crio is the table [crio]: where things are kept.
@@ -141,6 +142,13 @@ type NRI struct {
 	TolerateMissing      string   `toml:"nri_validator_tolerate_missing_plugins_annotation" flag:"nri-validator-tolerate-missing-plugins-annotation" doc:"annotation of pods that may lack required plugins"`
 }
 
+// Stats is the table [crio.stats]: what pods and containers consume.
+type Stats struct {
+	CollectionPeriod      Duration `toml:"collection_period" flag:"collection-period" doc:"how old statistics and metrics may be that are told (a bare number counts seconds); 0s: they are read for each call"`
+	StatsCollectionPeriod Duration `toml:"stats_collection_period" flag:"stats-collection-period" doc:"the former name of collection_period; counts if that is 0s"`
+	IncludedPodMetrics    []string `toml:"included_pod_metrics" flag:"included-pod-metrics" doc:"groups of metrics that are told: all, or some of cpu, disk, diskIO, hugetlb, memory, network, oom, pressure, process, spec"`
+}
+
 // Duration is a time.Duration that TOML writes as text ("4m", "30s") or as whole
 // seconds. An empty text leaves the default.
 type Duration time.Duration
@@ -191,5 +199,8 @@ func Default() *Config {
 			RegistrationTimeout: Duration(5 * time.Second),
 			RequestTimeout:      Duration(2 * time.Second),
 		},
+		// Metrics cost nothing until somebody asks for them, and a kubelet that does
+		// expects cAdvisor's whole set.
+		Stats: Stats{IncludedPodMetrics: []string{"all"}},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func write(t *testing.T, dir, name, text string) string {
@@ -50,6 +51,7 @@ func TestBrokenFiles(t *testing.T) {
 		{"type", "[crio.runtime]\n\npids_limit = \"many\"\n", "crio.conf:3"},
 		{"type names its key", "[crio.runtime]\npids_limit = \"many\"\n", "a whole number is needed"},
 		{"duration", "[crio.image]\npull_progress_timeout = \"soon\"\n", "duration"},
+		{"a negative number of seconds", "[crio.image]\npull_progress_timeout = -5\n", "crio.image.pull_progress_timeout"},
 	} {
 		path := write(t, t.TempDir(), "crio.conf", c.text)
 		if _, _, err := Load(path, "", true); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -90,6 +92,8 @@ func TestWrongValues(t *testing.T) {
 		{func(c *Config) { c.Runtime.LogSizeMax = 5 }, "log_size_max"},
 		{func(c *Config) { c.Runtime.PidsLimit = 0 }, "pids_limit"},
 		{func(c *Config) { c.Runtime.DefaultEnv = []string{"=x"} }, "default_env"},
+		{func(c *Config) { c.Stats.IncludedPodMetrics = []string{"cpu", "all"} }, "alone"},
+		{func(c *Config) { c.Stats.IncludedPodMetrics = []string{"diskio"} }, "diskIO"},
 		{func(c *Config) { c.API.Listen = "/" + strings.Repeat("x", 120) }, "listen"},
 		{func(c *Config) { c.API.StreamAddress = "localhost" }, "stream_address"},
 		{func(c *Config) { c.API.StreamPort = "65536" }, "stream_port"},
@@ -109,6 +113,29 @@ func TestWrongValues(t *testing.T) {
 		if err := conf.Complete(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want it to name %s", err, c.want)
 		}
+	}
+}
+
+// TestPeriod: as CRI-O's files write it, and by its former name.
+func TestPeriod(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want time.Duration
+	}{
+		{"", 0}, {"collection_period = 10", 10 * time.Second}, {"collection_period = \"1m\"", time.Minute},
+		{"stats_collection_period = 5", 5 * time.Second}, {"stats_collection_period = 5\ncollection_period = 7", 7 * time.Second},
+	} {
+		conf, warn, err := Load(write(t, t.TempDir(), "crio.conf", "[crio.stats]\n"+c.text+"\n"), "", true)
+		if err != nil || len(warn) != 0 {
+			t.Fatal(c.text, warn, err)
+		}
+		if err := conf.Complete(); err != nil || time.Duration(conf.Stats.CollectionPeriod) != c.want {
+			t.Errorf("%q: %v, %v", c.text, time.Duration(conf.Stats.CollectionPeriod), err)
+		}
+	}
+	conf, _, err := Load(write(t, t.TempDir(), "crio.conf", "[crio.stats]\nincluded_pod_metrics = []\n"), "", true)
+	if err != nil || len(conf.Stats.IncludedPodMetrics) != 0 || len(Default().Stats.IncludedPodMetrics) != 1 {
+		t.Errorf("%v, %v", conf, err)
 	}
 }
 

@@ -25,6 +25,7 @@ type file struct {
 		Image   Image   `toml:"image"`
 		Network Network `toml:"network"`
 		NRI     NRI     `toml:"nri"`
+		Stats   Stats   `toml:"stats"`
 	} `toml:"crio"`
 }
 
@@ -33,7 +34,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		return nil
 	}
-	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil {
+	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil && n >= 0 {
 		*d = Duration(time.Duration(n) * time.Second)
 		return nil
 	}
@@ -102,7 +103,8 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	var f file
-	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI = c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI
+	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network = c.Crio, c.API, c.Runtime, c.Image, c.Network
+	f.Crio.NRI, f.Crio.Stats = c.NRI, c.Stats
 	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	err = dec.Decode(&f)
 	var unknown *toml.StrictMissingError
@@ -123,8 +125,35 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	case err != nil:
 		return nil, errs.Invalid("%s: %w", path, err)
 	}
-	c.Crio, c.API, c.Runtime, c.Image, c.Network, c.NRI = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network, f.Crio.NRI
-	return warnings, nil
+	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
+	c.NRI, c.Stats = f.Crio.NRI, f.Crio.Stats
+	return warnings, c.seconds(path, data)
+}
+
+// seconds corrects durations that are written as whole numbers: the library takes them
+// for nanoseconds.
+func (c *Config) seconds(path string, data []byte) error {
+	var tree map[string]any
+	if err := toml.Unmarshal(data, &tree); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, o := range c.Options() {
+		d, ok := o.Value.Addr().Interface().(*Duration)
+		if !ok {
+			continue
+		}
+		var at any = tree
+		for key := range strings.SplitSeq(o.Table+"."+o.Key, ".") {
+			table, _ := at.(map[string]any)
+			at = table[key]
+		}
+		if n, ok := at.(int64); ok {
+			if err := d.UnmarshalText([]byte(strconv.FormatInt(n, 10))); err != nil {
+				return errs.Invalid("%s: %s.%s: %w", path, o.Table, o.Key, err)
+			}
+		}
+	}
+	return nil
 }
 
 // written is the value that stands in a row of a file, which counts from 1.

@@ -36,7 +36,10 @@ func (c *Config) Complete() error {
 	if c.Runtime.ContainerAttachDir == "" {
 		c.Runtime.ContainerAttachDir = filepath.Join(c.Crio.RunDir, "attach")
 	}
-	return errors.Join(c.paths(), c.choices(), c.numbers(), c.lists(), c.API.streams(), c.handlers())
+	if c.Stats.CollectionPeriod == 0 {
+		c.Stats.CollectionPeriod = c.Stats.StatsCollectionPeriod
+	}
+	return errors.Join(c.paths(), c.choices(), c.numbers(), c.lists(), c.metrics(), c.API.streams(), c.handlers())
 }
 
 func bad(table, key string, value any, allowed string) error {
@@ -109,6 +112,19 @@ func (c *Config) lists() (err error) {
 	for _, e := range c.Runtime.DefaultSysctls {
 		if k, _, ok := strings.Cut(e, "="); !ok || k == "" {
 			err = errors.Join(err, bad("crio.runtime", "default_sysctls", e, "NAME=VALUE is needed"))
+		}
+	}
+	return err
+}
+
+func (c *Config) metrics() (err error) {
+	groups := []string{"cpu", "disk", "diskIO", "hugetlb", "memory", "network", "oom", "pressure", "process", "spec"}
+	for _, g := range c.Stats.IncludedPodMetrics {
+		switch {
+		case g == "all" && len(c.Stats.IncludedPodMetrics) > 1:
+			err = errors.Join(err, bad("crio.stats", "included_pod_metrics", g, "it stands alone: name it, or groups"))
+		case g != "all" && !contains(groups, g):
+			err = errors.Join(err, bad("crio.stats", "included_pod_metrics", g, "allowed are "+quoted(groups)+", or \"all\" alone"))
 		}
 	}
 	return err

@@ -35,6 +35,12 @@ func code(k errs.Kind) codes.Code {
 	return codes.Internal
 }
 
+// clientGone tells whether a message could not be sent because the caller gave up.
+func clientGone(err error) bool {
+	c := status.Code(err)
+	return c == codes.Canceled || c == codes.DeadlineExceeded
+}
+
 // toStatus turns an error into what the kubelet gets. Errors that are a status
 // already are left as they are. The kubelet finds its well-known reasons at the
 // beginning of the text.

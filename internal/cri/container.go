@@ -49,19 +49,22 @@ func (s *Server) RemoveContainer(ctx context.Context, r *cri.RemoveContainerRequ
 
 // ListContainers lists the containers that a filter lets through.
 func (s *Server) ListContainers(_ context.Context, r *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
-	f, resp := r.GetFilter(), &cri.ListContainersResponse{}
+	return &cri.ListContainersResponse{Containers: s.containers(r.GetFilter())}, nil
+}
+
+func (s *Server) containers(f *cri.ContainerFilter) (list []*cri.Container) {
 	for _, v := range s.d.Pods.Containers() {
 		c, state := v.Request.Config, v.Status.State()
 		if !strings.HasPrefix(v.ID, f.GetId()) || !strings.HasPrefix(v.Request.Pod, f.GetPodSandboxId()) ||
 			f.GetState() != nil && f.GetState().GetState() != state || !matches(c.GetLabels(), f.GetLabelSelector()) {
 			continue
 		}
-		resp.Containers = append(resp.Containers, &cri.Container{
+		list = append(list, &cri.Container{
 			Id: v.ID, PodSandboxId: v.Request.Pod, Metadata: c.GetMetadata(), Image: imageSpec(&v), ImageRef: v.Request.Image.Ref,
 			ImageId: v.Request.Image.ID, State: state, CreatedAt: v.Status.CreatedAt, Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
 		})
 	}
-	return resp, nil
+	return list
 }
 
 // imageSpec names the image as people know it.

@@ -25,22 +25,25 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 
 // ListImages lists all images, or the one that the filter names.
 func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
-	resp := &cri.ListImagesResponse{}
-	if ref := r.GetFilter().GetImage().GetImage(); ref != "" {
+	list, err := s.images(ctx, r.GetFilter())
+	return &cri.ListImagesResponse{Images: list}, err
+}
+
+func (s *Server) images(ctx context.Context, f *cri.ImageFilter) (out []*cri.Image, err error) {
+	if ref := f.GetImage().GetImage(); ref != "" {
 		i, err := s.d.Images.Find(ctx, ref)
 		if errs.Is(err, errs.KindNotFound) {
-			return resp, nil
+			return nil, nil
 		} else if err != nil {
 			return nil, err
 		}
-		resp.Images = append(resp.Images, toImage(&i))
-		return resp, nil
+		return []*cri.Image{toImage(&i)}, nil
 	}
 	list, err := s.d.Images.List(ctx)
 	for i := range list {
-		resp.Images = append(resp.Images, toImage(&list[i]))
+		out = append(out, toImage(&list[i]))
 	}
-	return resp, err
+	return out, err
 }
 
 func toImage(i *image.Image) *cri.Image {

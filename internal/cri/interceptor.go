@@ -45,7 +45,7 @@ func (i *interceptor) wrap(method string, call func() error) (err error) {
 	switch {
 	case err == nil:
 		i.log.Debug("call", "rpc", rpc, "req", n, "dur", dur)
-	case errs.Is(err, errs.KindNotFound), errs.Is(err, errs.KindCanceled):
+	case errs.Is(err, errs.KindNotFound), errs.Is(err, errs.KindCanceled), clientGone(err):
 		i.log.Debug("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)
 	default:
 		i.log.Warn("call failed", "rpc", rpc, "req", n, "dur", dur, "err", err)

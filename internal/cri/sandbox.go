@@ -81,15 +81,18 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePod
 
 // ListPodSandbox lists the pods that a filter lets through.
 func (s *Server) ListPodSandbox(_ context.Context, r *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
-	f, resp := r.GetFilter(), &cri.ListPodSandboxResponse{}
+	return &cri.ListPodSandboxResponse{Items: s.pods(r.GetFilter())}, nil
+}
+
+func (s *Server) pods(f *cri.PodSandboxFilter) (list []*cri.PodSandbox) {
 	for _, v := range s.d.Pods.Pods() {
 		state := podState(&v)
 		if !strings.HasPrefix(v.ID, f.GetId()) || f.GetState() != nil && f.GetState().GetState() != state || !matches(v.Request.Config.GetLabels(), f.GetLabelSelector()) {
 			continue
 		}
 		c := v.Request.Config
-		resp.Items = append(resp.Items, &cri.PodSandbox{Id: v.ID, Metadata: c.GetMetadata(), State: state, CreatedAt: v.Status.CreatedAt,
+		list = append(list, &cri.PodSandbox{Id: v.ID, Metadata: c.GetMetadata(), State: state, CreatedAt: v.Status.CreatedAt,
 			Labels: c.GetLabels(), Annotations: c.GetAnnotations(), RuntimeHandler: v.Request.Handler})
 	}
-	return resp, nil
+	return list
 }

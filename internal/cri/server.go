@@ -13,6 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
 	"google.golang.org/grpc"
@@ -26,6 +27,7 @@ type Deps struct {
 	Store       *storage.Store
 	Events      *Events
 	Checkpoints *checkpoint.Service
+	Stats       *stats.Collector
 	// Streams serves what Exec, Attach and PortForward answer with.
 	Streams *stream.Server
 	// NetworkStatus is nil when pods can be attached to a network.

@@ -59,6 +59,15 @@ func (c cgroups) ContainerPath(parent, id string) string {
 	return cgroup.ContainerPath(c.driver, parent, "crio", id)
 }
 
+// containerCgroup is where a container's cgroup is; empty if its name cannot be meant.
+func (c cgroups) containerCgroup(parent, id string) string {
+	path, err := cgroup.Path(c.driver, c.ContainerPath(parent, id))
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
 func (c cgroups) Create(ctx context.Context, path string, limits *specs.LinuxResources) error {
 	return cgroup.CreateParent(ctx, c.driver, path, limits)
 }

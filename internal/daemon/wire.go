@@ -27,6 +27,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
+	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/version"
@@ -44,6 +45,7 @@ type parts struct {
 	events  *cri.Events
 	plugins *nri.Plugins
 	streams *stream.Server
+	stats   *stats.Collector
 	deps    cri.Deps
 }
 
@@ -93,7 +95,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	p.streams = stream.New(streamOptions(c, p.pods, log))
-	p.deps = cri.Deps{Pods: p.pods,
+	p.stats = newStats(p, driver)
+	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
 		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Enabled: c.Runtime.EnableCRIU},
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
@@ -171,7 +174,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
-		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.events.Publish,
+		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 	})
 }
 
@@ -221,6 +224,9 @@ func (p *parts) close() (err error) {
 	}
 	if p.plugins != nil {
 		p.plugins.Stop()
+	}
+	if p.stats != nil {
+		p.stats.Close()
 	}
 	if p.pods != nil {
 		p.pods.Close()

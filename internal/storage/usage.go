@@ -18,7 +18,7 @@ type Usage struct {
 // containers of the store take. A layer of an image is measured once: it never
 // changes.
 func (s *Store) Usage() (images, containers Usage, err error) {
-	images.Path, containers.Path = filepath.Join(s.opts.Root, s.Driver()+"-images"), filepath.Join(s.opts.Root, s.Driver()+"-containers")
+	images.Path, containers.Path = filepath.Join(s.opts.Root, s.Driver()+"-images"), s.ContainersPath()
 	if s.opts.ImageStore != "" {
 		images.Path = filepath.Join(s.opts.ImageStore, s.Driver()+"-images")
 	}
@@ -46,6 +46,9 @@ func (s *Store) Usage() (images, containers Usage, err error) {
 	s.forget(layers)
 	return images, containers, nil
 }
+
+// ContainersPath is a folder on the file system of the writable layers.
+func (s *Store) ContainersPath() string { return filepath.Join(s.opts.Root, s.Driver()+"-containers") }
 
 // ContainerUsage tells what one lease's writable layer takes.
 func (s *Store) ContainerUsage(id string) (Usage, error) {

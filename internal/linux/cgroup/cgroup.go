@@ -69,7 +69,7 @@ func Available() Controllers { return host().controllers }
 // facts about the machine that do not change while it runs.
 type facts struct {
 	mode        Version
-	mounts      map[string]string // controller -> mount point; version 2: "" -> Root
+	mounts      map[string]string // controller -> mount point; version 2 is ""
 	dirs        []string          // the mount points, each once
 	controllers Controllers
 }
@@ -100,7 +100,8 @@ func readFacts() facts {
 		}
 	}
 	if f.mode == Hybrid { // nothing is limited there, but cgroups are made in it
-		f.dirs = append(f.dirs, filepath.Join(Root, "unified"))
+		f.mounts[""] = filepath.Join(Root, "unified")
+		f.dirs = append(f.dirs, f.mounts[""])
 	}
 	slices.Sort(f.dirs)
 	f.controllers.Mode = f.mode

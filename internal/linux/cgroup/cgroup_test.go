@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -338,45 +336,6 @@ func TestV2(t *testing.T) {
 		`mount -t cgroup2 none /sys/fs/cgroup && exec "$@"`, "sh", self, "-test.run=Life|KillForks|OpenDir|Place").CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
-	}
-}
-
-func TestStatsV2Files(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"cpu.stat":            "usage_usec 1000\nuser_usec 600\nsystem_usec 400\nnr_periods 3\nnr_throttled 2\nthrottled_usec 50\n",
-		"memory.current":      "5000\n",
-		"memory.stat":         "anon 3000\nfile 2000\ninactive_file 1500\npgfault 11\npgmajfault 2\n",
-		"memory.max":          "max\n",
-		"memory.swap.current": "7\n",
-		"memory.swap.max":     "100\n",
-		"pids.current":        "4\n",
-		"pids.max":            "max\n",
-		"io.stat":             "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n253:1 \n8:16 rbytes=9\n",
-		"cpu.pressure":        "some avg10=1.50 avg60=2.00 avg300=0.10 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := StatsV2(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got.Time = time.Time{}
-	want := &Usage{
-		CPU: CPUUsage{Total: 1000, User: 600, System: 400, Periods: 3, Throttled: 2, ThrottledMicro: 50, Pressure: &Pressure{
-			Some: Stall{1.5, 2, 0.1, 12345}, Full: Stall{Total: 1},
-		}},
-		Memory: MemoryUsage{Usage: 5000, WorkingSet: 3500, RSS: 3000, Limit: NoLimit, Swap: 7, SwapLimit: 100, PageFaults: 11, MajorFaults: 2},
-		Pids:   PidsUsage{4, NoLimit},
-		IO:     []IOUsage{{Major: 8, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4}, {Major: 8, Minor: 16, ReadBytes: 9}},
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-	if _, err := StatsV2(dir + "/absent"); !errs.Is(err, errs.KindNotFound) {
-		t.Errorf("%v", err)
 	}
 }
 

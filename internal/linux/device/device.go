@@ -96,3 +96,13 @@ func stat(path string) (d Device, ok bool, err error) {
 	d.Major, d.Minor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
 	return d, true, nil
 }
+
+// BlockName is the name of a block device in /dev, "sda"; empty if the kernel has no
+// such device (sysfs(5)).
+func BlockName(major, minor uint32) string {
+	to, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(filepath.Base(to), "!", "/")
+}

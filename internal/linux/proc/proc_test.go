@@ -132,3 +132,46 @@ func TestSubreaper(t *testing.T) {
 		}
 	}
 }
+
+// TestFiles counts what this very process has open.
+func TestFiles(t *testing.T) {
+	count := func() (int, int) {
+		t.Helper()
+		files, sockets, err := Files(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return files, sockets
+	}
+	files, sockets := count()
+	const more = 300 // more than one call's worth of names
+	for i := range more {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if i%3 == 0 {
+			unix.Close(fd)
+			fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+	}
+	// Other tests' processes may come and go meanwhile; each holds few files.
+	if f, s := count(); f < files+more-20 || f > files+2*more || s < sockets+more/3-20 || s > sockets+2*more/3 {
+		t.Errorf("%d files and %d sockets, then %d and %d", files, sockets, f, s)
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := MaxFiles(os.Getpid()); err != nil || n != lim.Cur {
+		t.Errorf("limit %d, %v; it is %d", n, err, lim.Cur)
+	}
+	cmd := start(t, "true")
+	cmd.Wait()
+	_, _, err := Files(cmd.Process.Pid)
+	_, err2 := MaxFiles(cmd.Process.Pid)
+	if !errs.Is(err, errs.KindNotFound) || !errs.Is(err2, errs.KindNotFound) {
+		t.Errorf("of a process that is gone: %v, %v", err, err2)
+	}
+}

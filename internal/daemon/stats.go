@@ -1,0 +1,26 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/stats"
+	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// newStats makes what tells of consumption.
+func newStats(p *parts, driver cgroup.Driver) *stats.Collector {
+	layers, c := p.store.ContainersPath(), p.conf.Stats
+	return stats.New(stats.Options{Source: p.pods, Reader: stats.Kernel(p.store, layers), LayersPath: layers, ContainerCgroup: cgroups{driver}.containerCgroup,
+		Period: time.Duration(c.CollectionPeriod), Metrics: c.IncludedPodMetrics, Log: p.log})
+}
+
+// onEvent tells the kubelet of a change, and those who hold something of a pod that it
+// stops. It must not block.
+func (p *parts) onEvent(e pod.Event) {
+	p.events.Publish(e)
+	if e.Container == "" && e.Type != api.ContainerEventType_CONTAINER_STARTED_EVENT && p.stats != nil {
+		p.stats.PodStopped(e.Pod)
+	}
+}
