@@ -115,3 +115,4 @@ require (
 )
 
 replace github.com/mattn/go-runewidth => github.com/mattn/go-runewidth v0.0.19
+replace github.com/seccomp/libseccomp-golang => ./internal/linux/seccomp/libseccomp

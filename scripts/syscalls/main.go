@@ -1,0 +1,172 @@
+// Command syscalls writes the table of system calls of our seccomp package anew.
+//
+//	go run ./scripts/syscalls          after an upgrade of golang.org/x/sys
+//	go run ./scripts/syscalls -        to standard output
+//
+// The numbers are those of golang.org/x/sys/unix, which generates them from the
+// kernel's headers for each release; names that only other architectures have are
+// listed without number. What x/sys does not have stands here: x32, and the
+// private calls of 32-bit ARM.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const file = "internal/linux/seccomp/libseccomp/table.go"
+
+func main() {
+	out, err := generate()
+	if err == nil && len(os.Args) > 1 {
+		_, err = os.Stdout.Write(out)
+	} else if err == nil {
+		err = os.WriteFile(file, out, 0o644)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "syscalls:", err)
+		os.Exit(1)
+	}
+}
+
+// columns are the table's architectures; unix is the name in x/sys.
+var columns = []struct{ name, unix string }{{"amd64", "amd64"}, {"x86", "386"}, {"x32", ""}, {"arm64", "arm64"}, {"arm", "arm"}}
+
+// x32Own are the calls that have numbers of their own in x32, arch/x86/entry/syscalls/syscall_64.tbl.
+var x32Own = strings.Fields(`rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace
+	rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load waitid set_robust_list
+	get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo recvmmsg sendmmsg process_vm_readv
+	process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2 pwritev2`)
+
+const x32First = 512
+
+// x32Not are the calls of amd64 that x32 does not have.
+var x32Not = strings.Fields(`uselib _sysctl create_module get_kernel_syms query_module nfsservctl set_thread_area
+	get_thread_area epoll_ctl_old epoll_wait_old vserver uretprobe uprobe map_shadow_stack`)
+
+// armPrivate are arch/arm/include/uapi/asm/unistd.h's __ARM_NR calls, from 0xf0001.
+var armPrivate = strings.Fields("breakpoint cacheflush usr26 usr32 set_tls get_tls")
+
+// armPrivateCode is 0xf0000 as the table writes it.
+const armPrivateCode = 0x3f0
+
+// notCalls are names in x/sys that are no system calls.
+var notCalls = []string{"syscall_mask", "arch_specific_syscall"}
+
+// aliases are second names of calls.
+var aliases = map[string]map[string]string{"arm": {"sync_file_range2": "arm_sync_file_range"}}
+
+func generate() ([]byte, error) {
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "golang.org/x/sys/unix").Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find golang.org/x/sys/unix: %w", err)
+	}
+	paths, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "zsysnum_linux_*.go"))
+	if err != nil {
+		return nil, err
+	}
+	numbers := map[string]map[string]int{} // by column, by call
+	names := map[string]bool{}
+	for _, path := range paths {
+		n, err := read(path)
+		if err != nil {
+			return nil, err
+		}
+		for name := range n {
+			names[name] = true
+		}
+		arch := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "zsysnum_linux_"), ".go")
+		for _, c := range columns {
+			if c.unix == arch {
+				numbers[c.name] = n
+			}
+		}
+	}
+	complete(numbers, names)
+	return write(numbers, slices.Sorted(maps.Keys(names)))
+}
+
+// read returns the SYS constants of a file of x/sys.
+func read(path string) (map[string]int, error) {
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	numbers := map[string]int{}
+	for _, d := range f.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok {
+			continue
+		}
+		for _, s := range g.Specs {
+			v, ok := s.(*ast.ValueSpec)
+			if !ok {
+				continue
+			}
+			name, ok := strings.CutPrefix(v.Names[0].Name, "SYS_")
+			if name = strings.ToLower(name); !ok || slices.Contains(notCalls, name) {
+				continue
+			}
+			n, err := strconv.Atoi(v.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", path, name, err)
+			}
+			numbers[name] = n
+		}
+	}
+	return numbers, nil
+}
+
+// complete adds what x/sys does not have.
+func complete(numbers map[string]map[string]int, names map[string]bool) {
+	x32 := maps.Clone(numbers["amd64"])
+	maps.DeleteFunc(x32, func(name string, _ int) bool { return slices.Contains(x32Not, name) })
+	for i, name := range x32Own {
+		x32[name] = x32First + i
+	}
+	numbers["x32"] = x32
+	for i, name := range armPrivate {
+		numbers["arm"][name] = armPrivateCode + 1 + i
+		names[name] = true
+	}
+	for arch, list := range aliases {
+		for second, first := range list {
+			numbers[arch][second] = numbers[arch][first]
+			names[second] = true
+		}
+	}
+}
+
+func write(numbers map[string]map[string]int, names []string) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString("// Code generated by scripts/syscalls; DO NOT EDIT.\n\npackage seccomp\n\n")
+	b.WriteString("// table has the names of all architectures in order, with the codes of some:\n// amd64, x86, x32, arm64, arm.\n")
+	fmt.Fprintf(&b, "var table = [...]entry{\n")
+	for _, name := range names {
+		var codes []string
+		for _, c := range columns {
+			code := "none"
+			if n, ok := numbers[c.name][name]; ok {
+				if n >= armPrivateCode && c.name != "arm" || n >= 1024 {
+					return nil, fmt.Errorf("%s has number %d on %s: the table takes smaller ones only", name, n, c.name)
+				}
+				code = strconv.Itoa(n)
+			}
+			codes = append(codes, code)
+		}
+		fmt.Fprintf(&b, "\t{%q, [...]code{%s}},\n", name, strings.Join(codes, ", "))
+	}
+	b.WriteString("}\n")
+	return format.Source(b.Bytes())
+}
