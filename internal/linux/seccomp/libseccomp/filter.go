@@ -39,7 +39,7 @@ func newFilter(native ScmpArch, defaultAction ScmpAction) (*ScmpFilter, error) {
 		return nil, fmt.Errorf("cannot make filter: default %w", err)
 	}
 	a, _ := abiOf(native)
-	f := &ScmpFilter{valid: true, native: a, defaultAction: action, noNewPrivs: true, sets: []*ruleset{{abi: a}}}
+	f := &ScmpFilter{valid: true, native: a, defaultAction: action, noNewPrivs: true, sets: []*ruleset{newRuleset(a)}}
 	for e := range table {
 		if c := table[e].codes[a]; c != none {
 			f.entries[c] = uint16(e + 1)
@@ -62,7 +62,7 @@ func (f *ScmpFilter) AddArch(arch ScmpArch) error {
 	}
 	a, ok := abiOf(arch)
 	if ok && !slices.ContainsFunc(f.sets, func(s *ruleset) bool { return s.abi == a }) {
-		f.sets = append(f.sets, &ruleset{abi: a})
+		f.sets = append(f.sets, newRuleset(a))
 	}
 	return nil
 }

@@ -137,19 +137,60 @@ func (b *builder) tree(spans []span) target {
 
 // does writes the rules of a call.
 func (b *builder) does(d does) target {
-	t := returns(d.action)
+	t := d.otherwise
 	if d.call == nil {
 		return t
 	}
-	for _, r := range slices.Backward(d.call.rules) {
+	for rules := d.call.rules; len(rules) > 0; {
+		n := alike(rules, d.wide)
+		last := rules[len(rules)-n:]
+		rules = rules[:len(rules)-n]
+		if n > 1 {
+			t = b.oneOf(last, d.wide, t)
+			continue
+		}
 		no := t
-		t = returns(r.action)
-		for _, c := range slices.Backward(r.conditions) {
+		t = returns(last[0].action)
+		for _, c := range slices.Backward(last[0].conditions) {
 			t = b.condition(c, d.wide, t, no)
 		}
 	}
 	return t
 }
+
+// alike counts the last rules, at least one, that do nothing but compare one
+// argument with values that differ in the low half.
+func alike(rules []rule, wide bool) int {
+	n := 0
+	for _, r := range slices.Backward(rules) {
+		c, first := r.conditions[0], rules[len(rules)-1].conditions[0]
+		if len(r.conditions) > 1 || c.op != CompareEqual || c.arg != first.arg || wide && c.value>>32 != first.value>>32 {
+			break
+		}
+		n++
+	}
+	return max(n, 1)
+}
+
+// oneOf writes rules that are alike: profiles list dozens of socket families. Their
+// values are ordered, the highest first.
+func (b *builder) oneOf(rules []rule, wide bool, no target) target {
+	c := rules[0].conditions[0]
+	var values []span
+	for _, r := range slices.Backward(rules) {
+		v := uint32(r.conditions[0].value)
+		values = append(values, span{v, v, does{otherwise: returns(r.action)}})
+	}
+	t := b.read(lowHalf(c), b.tree(fill(values, does{otherwise: no})))
+	if !wide {
+		return t
+	}
+	return b.equal(highHalf(c), math.MaxUint32, uint32(c.value>>32), t, no)
+}
+
+// lowHalf and highHalf are the offsets of the halves of an argument.
+func lowHalf(c condition) uint32  { return offArgs + 8*uint32(c.arg) }
+func highHalf(c condition) uint32 { return lowHalf(c) + 4 }
 
 // condition goes one of two ways by comparing an argument.
 func (b *builder) condition(c condition, wide bool, yes, no target) target {
@@ -164,16 +205,14 @@ func (b *builder) condition(c condition, wide bool, yes, no target) target {
 		c.op = CompareGreater
 		yes, no = no, yes
 	}
-	low := offArgs + 8*uint32(c.arg)
-	high := low + 4
 	switch c.op {
 	case CompareEqual:
 		c.mask = math.MaxUint64
 		fallthrough
 	case CompareMaskedEqual:
-		yes = b.equal(low, uint32(c.mask), uint32(c.value), yes, no)
+		yes = b.equal(lowHalf(c), uint32(c.mask), uint32(c.value), yes, no)
 		if wide {
-			yes = b.equal(high, uint32(c.mask>>32), uint32(c.value>>32), yes, no)
+			yes = b.equal(highHalf(c), uint32(c.mask>>32), uint32(c.value>>32), yes, no)
 		}
 		return yes
 	}
@@ -181,13 +220,13 @@ func (b *builder) condition(c condition, wide bool, yes, no target) target {
 	if c.op == CompareGreaterEqual {
 		test = jumpNotLow
 	}
-	t := b.read(low, b.branch(test, uint32(c.value), yes, no))
+	t := b.read(lowHalf(c), b.branch(test, uint32(c.value), yes, no))
 	if !wide {
 		return t
 	}
 	v := uint32(c.value >> 32)
 	t = b.branch(jumpEqual, v, t, no)
-	return b.read(high, b.branch(jumpAbove, v, yes, t))
+	return b.read(highHalf(c), b.branch(jumpAbove, v, yes, t))
 }
 
 // equal compares the bits of a word that are in the mask.

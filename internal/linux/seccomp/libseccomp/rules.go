@@ -37,6 +37,10 @@ type ruleset struct {
 	calls []call
 }
 
+func newRuleset(a abi) *ruleset {
+	return &ruleset{abi: a, calls: make([]call, 0, len(table))}
+}
+
 // add adds a rule for the call of an entry, with the number that multiplexes it.
 func (s *ruleset) add(e int, action uint32, conditions []ScmpCondition) error {
 	own := s.cut(conditions)
@@ -67,6 +71,9 @@ func (s *ruleset) call(c code) *call {
 
 // cut turns a rule's conditions into what the abi compares.
 func (s *ruleset) cut(conditions []ScmpCondition) []condition {
+	if len(conditions) == 0 {
+		return nil
+	}
 	width := ^uint64(0)
 	if !s.abi.wide() {
 		width = 1<<32 - 1

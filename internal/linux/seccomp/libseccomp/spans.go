@@ -11,50 +11,49 @@ type span struct {
 	does        does
 }
 
-// does is what happens to calls: an action or, with a call, that of its first rule
-// that holds and otherwise the action.
+// does is what happens: the target or, with a call, the first of its rules that
+// holds and else the target.
 type does struct {
-	action uint32
-	call   *call
-	wide   bool
+	otherwise target
+	call      *call
+	wide      bool
 }
 
 // spans lists all numbers of the architectures that the kernel reports as one.
 func (f *ScmpFilter) spans(audit uint32) []span {
-	var some []span
+	some := make([]span, 0, 2*len(table))
 	in := func(a abi) bool {
 		i := slices.IndexFunc(f.sets, func(s *ruleset) bool { return s.abi == a })
 		if i < 0 {
 			return false
 		}
-		some = append(some, f.sets[i].spans(f.defaultAction)...)
+		some = f.sets[i].append(some, returns(f.defaultAction))
 		return true
 	}
 	if audit == amd64.audit() { // and x32's, distinguished by a bit
 		if !in(amd64) {
-			some = append(some, span{0, x32Bit - 1, does{action: killThread}})
+			some = append(some, span{0, x32Bit - 1, does{otherwise: returns(killThread)}})
 		}
 		if !in(x32) {
-			some = append(some, span{x32Bit, skipNumber - 1, does{action: killThread}})
+			some = append(some, span{x32Bit, skipNumber - 1, does{otherwise: returns(killThread)}})
 		}
 	} else {
 		for _, a := range [...]abi{x86, arm64, arm} {
 			_ = a.audit() == audit && in(a)
 		}
 	}
-	return fill(some, does{action: f.defaultAction})
+	return fill(some, does{otherwise: returns(f.defaultAction)})
 }
 
-// spans lists the numbers of an architecture that there are rules for, in order.
-func (s *ruleset) spans(otherwise uint32) []span {
-	all := make([]span, 0, len(s.calls)+1)
+// append adds the numbers of an architecture that there are rules for, in order.
+func (s *ruleset) append(all []span, otherwise target) []span {
 	for c, i := range s.index {
 		if i == 0 {
 			continue
 		}
 		n, d := s.abi.number(code(c)), does{otherwise, &s.calls[i-1], s.abi.wide()}
 		if d.call.fixed {
-			d = does{action: d.call.action}
+			d = does{otherwise: returns(d.call.action)}
 		}
 		all = append(all, span{n, n, d})
 	}
@@ -62,9 +61,9 @@ func (s *ruleset) spans(otherwise uint32) []span {
 }
 
 // fill joins spans that are alike and puts others between them, so that every
-// number is in one.
+// number of 32 bits is in one.
 func fill(some []span, between does) []span {
-	all := make([]span, 0, len(some)/2)
+	all := make([]span, 0, len(some)/2+2)
 	add := func(s span) {
 		if n := len(all) - 1; n >= 0 && all[n].does == s.does {
 			all[n].last = s.last
