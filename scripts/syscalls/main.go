@@ -65,7 +65,7 @@ const armPrivateCode = 0x3f0
 var notCalls = []string{"syscall_mask", "arch_specific_syscall"}
 
 // aliases are second names of calls.
-var aliases = map[string]map[string]string{"arm": {"sync_file_range2": "arm_sync_file_range"}}
+var aliases = []struct{ column, second, first string }{{"arm", "sync_file_range2", "arm_sync_file_range"}}
 
 func generate() ([]byte, error) {
 	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "golang.org/x/sys/unix").Output()
@@ -140,11 +140,9 @@ func complete(numbers map[string]map[string]int, names map[string]bool) {
 		numbers["arm"][name] = armPrivateCode + 1 + i
 		names[name] = true
 	}
-	for arch, list := range aliases {
-		for second, first := range list {
-			numbers[arch][second] = numbers[arch][first]
-			names[second] = true
-		}
+	for _, a := range aliases {
+		numbers[a.column][a.second] = numbers[a.column][a.first]
+		names[a.second] = true
 	}
 }
 

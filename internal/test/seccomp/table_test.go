@@ -157,3 +157,21 @@ func preprocess(t *testing.T, text, option string) string {
 	}
 	return string(out)
 }
+
+// TestGenerated: the table is what its generator makes of the x/sys that go.mod names.
+func TestGenerated(t *testing.T) {
+	const root = "../../.."
+	cmd := exec.Command("go", "run", "./scripts/syscalls", "-")
+	cmd.Dir = root
+	want, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(root + "/internal/linux/seccomp/libseccomp/table.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Error("table.go is not what `go run ./scripts/syscalls` writes")
+	}
+}

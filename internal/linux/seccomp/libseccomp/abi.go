@@ -118,74 +118,13 @@ func GetNativeArch() (ScmpArch, error) {
 }
 
 // multiplexed returns the call of 32-bit x86 through which old programs make a
-// call, and the number that they give as its first argument: linux/net.h and
-// linux/ipc.h.
+// call, and the number that they give as its first argument.
 func multiplexed(name string) (through string, number uint64) {
-	switch name {
-	case "socket":
-		return socketcall, 1
-	case "bind":
-		return socketcall, 2
-	case "connect":
-		return socketcall, 3
-	case "listen":
-		return socketcall, 4
-	case "accept":
-		return socketcall, 5
-	case "getsockname":
-		return socketcall, 6
-	case "getpeername":
-		return socketcall, 7
-	case "socketpair":
-		return socketcall, 8
-	case "send":
-		return socketcall, 9
-	case "recv":
-		return socketcall, 10
-	case "sendto":
-		return socketcall, 11
-	case "recvfrom":
-		return socketcall, 12
-	case "shutdown":
-		return socketcall, 13
-	case "setsockopt":
-		return socketcall, 14
-	case "getsockopt":
-		return socketcall, 15
-	case "sendmsg":
-		return socketcall, 16
-	case "recvmsg":
-		return socketcall, 17
-	case "accept4":
-		return socketcall, 18
-	case "recvmmsg":
-		return socketcall, 19
-	case "sendmmsg":
-		return socketcall, 20
-	case "semop":
-		return ipc, 1
-	case "semget":
-		return ipc, 2
-	case "semctl":
-		return ipc, 3
-	case "semtimedop":
-		return ipc, 4
-	case "msgsnd":
-		return ipc, 11
-	case "msgrcv":
-		return ipc, 12
-	case "msgget":
-		return ipc, 13
-	case "msgctl":
-		return ipc, 14
-	case "shmat":
-		return ipc, 21
-	case "shmdt":
-		return ipc, 22
-	case "shmget":
-		return ipc, 23
-	case "shmctl":
-		return ipc, 24
+	if n := socketNumber(name); n > 0 {
+		return socketcall, n
+	}
+	if n := ipcNumber(name); n > 0 {
+		return ipc, n
 	}
 	return "", 0
 }
@@ -194,3 +133,81 @@ const (
 	socketcall = "socketcall"
 	ipc        = "ipc"
 )
+
+// socketNumber is the number of linux/net.h, or 0.
+func socketNumber(name string) uint64 {
+	switch name {
+	case "socket":
+		return 1
+	case "bind":
+		return 2
+	case "connect":
+		return 3
+	case "listen":
+		return 4
+	case "accept":
+		return 5
+	case "getsockname":
+		return 6
+	case "getpeername":
+		return 7
+	case "socketpair":
+		return 8
+	case "send":
+		return 9
+	case "recv":
+		return 10
+	case "sendto":
+		return 11
+	case "recvfrom":
+		return 12
+	case "shutdown":
+		return 13
+	case "setsockopt":
+		return 14
+	case "getsockopt":
+		return 15
+	case "sendmsg":
+		return 16
+	case "recvmsg":
+		return 17
+	case "accept4":
+		return 18
+	case "recvmmsg":
+		return 19
+	case "sendmmsg":
+		return 20
+	}
+	return 0
+}
+
+// ipcNumber is the number of linux/ipc.h, or 0.
+func ipcNumber(name string) uint64 {
+	switch name {
+	case "semop":
+		return 1
+	case "semget":
+		return 2
+	case "semctl":
+		return 3
+	case "semtimedop":
+		return 4
+	case "msgsnd":
+		return 11
+	case "msgrcv":
+		return 12
+	case "msgget":
+		return 13
+	case "msgctl":
+		return 14
+	case "shmat":
+		return 21
+	case "shmdt":
+		return 22
+	case "shmget":
+		return 23
+	case "shmctl":
+		return 24
+	}
+	return 0
+}
