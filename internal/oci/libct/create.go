@@ -33,7 +33,7 @@ const (
 
 // Create makes a container from a bundle.
 func (r *Runtime) Create(ctx context.Context, id string, o oci.CreateOptions) error {
-	p := &libcontainer.Process{}
+	p := &libcontainer.Process{LogLevel: r.logLevel()}
 	_, err := r.create(ctx, id, o, p)
 	return err
 }
@@ -41,7 +41,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o oci.CreateOptions) er
 // Run creates and starts a container and returns a handle by which the caller,
 // whose child the init is, can wait for it.
 func (r *Runtime) Run(ctx context.Context, id string, o oci.CreateOptions) (*Proc, error) {
-	p := &libcontainer.Process{}
+	p := &libcontainer.Process{LogLevel: r.logLevel()}
 	c, err := r.create(ctx, id, o, p)
 	if err != nil {
 		return nil, err
