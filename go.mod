@@ -116,4 +116,5 @@ require (
 
 replace github.com/mattn/go-runewidth => github.com/mattn/go-runewidth v0.0.19
 
+// Ours, behind that interface: see internal/RATIONALE.md.
 replace github.com/seccomp/libseccomp-golang => ./internal/linux/seccomp/libseccomp
