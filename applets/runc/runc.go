@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -125,7 +124,7 @@ func (a *app) begin(*cobra.Command, []string) error {
 	if a.root, err = filepath.Abs(a.root); err != nil {
 		return fmt.Errorf("cannot use root folder: %w", err)
 	}
-	a.rt = libct.New(libct.Options{Root: a.root, Systemd: a.systemd, Rootless: rootless, Log: slog.New(slog.DiscardHandler)})
+	a.rt = libct.New(libct.Options{Root: a.root, Systemd: a.systemd, Rootless: rootless})
 	return nil
 }
 

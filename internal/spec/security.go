@@ -191,20 +191,9 @@ func (b *builder) seccomp() error {
 		b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Node.Seccomp), b.spec)
 	} else {
 		b.spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.spec)
-		dropX32(b.spec.Linux.Seccomp)
 	}
 	if err != nil {
 		return errs.Precondition("the default seccomp profile of this node: %w", err)
 	}
 	return nil
-}
-
-// dropX32 leaves the x32 architecture out of the built-in profile. Its calls are
-// refused then, by the kernel's word for an unknown architecture, as they are on
-// kernels without x32; and building the filter, which every start and every exec
-// pays, takes half the time.
-func dropX32(p *specs.LinuxSeccomp) {
-	if p != nil {
-		p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
-	}
 }

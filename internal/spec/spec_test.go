@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -250,6 +251,9 @@ func TestDefaultSeccomp(t *testing.T) {
 	}
 	if p.DefaultAction != specs.ActErrno {
 		t.Errorf("default action %s", p.DefaultAction)
+	}
+	if all := []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}; runtime.GOARCH == "amd64" && !slices.Equal(p.Architectures, all) {
+		t.Errorf("architectures %v, want %v", p.Architectures, all)
 	}
 	for _, n := range []string{"read", "openat2", "clone", "futex", "io_uring_setup", "mount", "unshare", "keyctl", "bpf", "kexec_load", "reboot", "ptrace", "statx", "epoll_pwait2", "close_range"} {
 		want := slices.Contains([]string{"read", "openat2", "futex", "statx", "epoll_pwait2", "close_range", "ptrace"}, n)

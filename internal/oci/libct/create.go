@@ -7,11 +7,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -30,7 +33,7 @@ const (
 
 // Create makes a container from a bundle.
 func (r *Runtime) Create(ctx context.Context, id string, o oci.CreateOptions) error {
-	p := &libcontainer.Process{}
+	p := &libcontainer.Process{LogLevel: r.logLevel()}
 	_, err := r.create(ctx, id, o, p)
 	return err
 }
@@ -38,7 +41,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o oci.CreateOptions) er
 // Run creates and starts a container and returns a handle by which the caller,
 // whose child the init is, can wait for it.
 func (r *Runtime) Run(ctx context.Context, id string, o oci.CreateOptions) (*Proc, error) {
-	p := &libcontainer.Process{}
+	p := &libcontainer.Process{LogLevel: r.logLevel()}
 	c, err := r.create(ctx, id, o, p)
 	if err != nil {
 		return nil, err
@@ -113,6 +116,7 @@ func (r *Runtime) config(id string, o oci.CreateOptions) (*specs.Spec, *configs.
 	}
 	absolute(spec, bundle)
 	fitHugePages(spec)
+	fitArchitectures(spec)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       id,
 		UseSystemdCgroup: r.o.Systemd,
@@ -167,6 +171,25 @@ func fitHugePages(spec *specs.Spec) {
 		}
 	}
 	spec.Linux.Resources.HugepageLimits = keep
+}
+
+// fitArchitectures leaves out of a seccomp profile what is another machine's: this
+// kernel never reports such calls, and libcontainer would warn of each architecture
+// that it finds no numbers for. A name that nobody knows stays, to be refused.
+func fitArchitectures(spec *specs.Spec) {
+	var own []string
+	switch runtime.GOARCH {
+	case "amd64", "386":
+		own = []string{string(specs.ArchX86_64), string(specs.ArchX86), string(specs.ArchX32)}
+	case "arm64", "arm":
+		own = []string{string(specs.ArchAARCH64), string(specs.ArchARM)}
+	}
+	if p := spec.Linux.Seccomp; p != nil && own != nil {
+		known := seccomp.KnownArchs()
+		p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool {
+			return slices.Contains(known, string(a)) && !slices.Contains(own, string(a))
+		})
+	}
 }
 
 // initProcess describes the container's first process.

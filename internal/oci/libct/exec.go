@@ -71,7 +71,7 @@ func (r *Runtime) Spawn(ctx context.Context, id string, req SpawnRequest) (*Proc
 	if err != nil {
 		return nil, err
 	}
-	return spawn(c, req)
+	return r.spawn(c, req)
 }
 
 // enterable loads a container that can be given one more process.
@@ -93,9 +93,10 @@ func (r *Runtime) enterable(ctx context.Context, id string, paused bool) (*libco
 	return c, nil
 }
 
-func spawn(c *libcontainer.Container, req SpawnRequest) (*Proc, error) {
+func (r *Runtime) spawn(c *libcontainer.Container, req SpawnRequest) (*Proc, error) {
 	p := &libcontainer.Process{
 		ExtraFiles: req.ExtraFiles, ConsoleSocket: req.Console, SubCgroupPaths: req.SubCgroups,
+		LogLevel: r.logLevel(),
 	}
 	if err := fillProcess(p, req.Process); err != nil {
 		return nil, fmt.Errorf("cannot exec in container %s: %w", c.ID(), err)
@@ -145,7 +146,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, req oci.ExecRequest) (int
 		}
 		defer console.Close()
 	}
-	proc, err := spawn(c, SpawnRequest{
+	proc, err := r.spawn(c, SpawnRequest{
 		Process: req.Process, SubCgroups: cell.sub, Console: child,
 		Stdin: streams.Child[0], Stdout: streams.Child[1], Stderr: streams.Child[2],
 	})

@@ -51,24 +51,29 @@ type Options struct {
 	Rootless bool
 	// Self is the executable that Command names; empty: this one.
 	Self string
-	// Log gets what is worth telling but no error; nil: nobody.
+	// Log gets what is worth telling but no error; nil: nobody. Where it stands
+	// behind logrus, the stages of a container tell only what it is to hear.
 	Log *slog.Logger
 }
 
 // Runtime is the embedded runtime. It has no state of its own.
-type Runtime struct{ o Options }
+type Runtime struct {
+	o      Options
+	logged bool // o.Log is the caller's
+}
 
 var _ oci.Runtime = (*Runtime)(nil)
 
 // New returns a runtime over a state folder, which is made when first needed.
 func New(o Options) *Runtime {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	r := &Runtime{o, o.Log != nil}
+	if !r.logged {
+		r.o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Self == "" {
-		o.Self, _ = os.Executable()
+		r.o.Self, _ = os.Executable()
 	}
-	return &Runtime{o}
+	return r
 }
 
 // IsInit tells whether this process is libcontainer's init stage and must call

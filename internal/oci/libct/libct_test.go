@@ -3,15 +3,21 @@ package libct_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/moby/profiles/seccomp"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
@@ -59,6 +65,92 @@ func TestKilledStarter(t *testing.T) {
 	w.AwaitStatus(id, oci.Running)
 	if err := r.Start(t.Context(), id); !errs.Is(err, errs.KindPrecondition) {
 		t.Errorf("another start: %v", err)
+	}
+}
+
+// TestSeccomp: a profile may name the architectures of other machines, and nobody is
+// warned of that; what it says holds.
+func TestSeccomp(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	var log lines
+	libct.Diagnostics{To: &log}.Apply()
+	defer libct.Diagnostics{To: os.Stderr}.Apply()
+	r := libct.New(libct.Options{Root: t.TempDir()})
+	w := ocitest.NewWorld(t, func(*testing.T, string) oci.Runtime { return r })
+	profile := func(more ...specs.Arch) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			p, err := seccomp.GetDefaultProfile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range p.Syscalls {
+				p.Syscalls[i].Names = slices.DeleteFunc(p.Syscalls[i].Names, func(n string) bool { return n == "mkdir" || n == "mkdirat" })
+			}
+			p.Architectures = append(p.Architectures, more...)
+			s.Linux.Seccomp = p
+		}
+	}
+	id, output := w.Start("mkdir /tmp/x; touch /tmp/y && echo rest; exec sleep 1000", profile(specs.ArchS390X, specs.ArchMIPS, specs.ArchPPC64LE, specs.ArchRISCV64, specs.ArchAARCH64, specs.ArchX86_64))
+	w.Await("the script's end", func() bool { return strings.HasSuffix(output(), "rest\n") })
+	if !strings.Contains(output(), "mkdir: can't create directory '/tmp/x': Operation not permitted") {
+		t.Errorf("output %q", output())
+	}
+	if _, out, complaint, err := w.Exec(id, "mkdir /tmp/z; grep Seccomp: /proc/self/status"); err != nil || out != "Seccomp:\t2\n" || !strings.Contains(complaint, "not permitted") {
+		t.Errorf("exec: %q, %q, %v", out, complaint, err)
+	}
+	if text := log.take(); text != "" {
+		t.Errorf("logged: %s", text)
+	}
+	_, dir := w.Bundle("true", profile("SCMP_ARCH_VAX"))
+	if err := r.Create(t.Context(), "vax", oci.CreateOptions{Bundle: dir}); !errs.Is(err, errs.KindInvalid) {
+		t.Errorf("an architecture that nobody knows: %v", err)
+	}
+}
+
+// lines collects what a goroutine of libcontainer writes.
+type lines struct {
+	sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.Lock()
+	defer l.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) take() string {
+	l.Lock()
+	defer l.Unlock()
+	s := l.text.String()
+	l.text.Reset()
+	return s
+}
+
+// TestStageLogs: what the stages of a container tell goes as far as the log listens.
+func TestStageLogs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	var out lines
+	libct.Diagnostics{To: &out, Debug: true}.Apply() // as the daemon's bridge does
+	defer func() {
+		logrus.SetLevel(logrus.InfoLevel)
+		libct.Diagnostics{To: os.Stderr}.Apply()
+	}()
+	for level, want := range map[slog.Level]bool{slog.LevelInfo: false, slog.LevelDebug: true} {
+		log := slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: level}))
+		r := libct.New(libct.Options{Root: t.TempDir(), Log: log})
+		w := ocitest.NewWorld(t, func(*testing.T, string) oci.Runtime { return r })
+		id, _ := w.Start("sleep 1000")
+		if _, _, _, err := w.Exec(id, "true"); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.take(), "nsexec"); got != want {
+			t.Errorf("level %v: the stages tell: %v, want %v", level, got, want)
+		}
 	}
 }
 

@@ -1,7 +1,10 @@
 package libct
 
 import (
+	"context"
 	"io"
+	"log/slog"
+	"strconv"
 
 	"github.com/sirupsen/logrus"
 )
@@ -40,6 +43,16 @@ func (Diagnostics) Error(err error) { logrus.Error(err) }
 
 // Warn writes a warning.
 func (Diagnostics) Warn(text string) { logrus.Warn(text) }
+
+// logLevel is how much libcontainer's stages tell, by logrus' numbers. Unless they
+// are told, they tell all, dozens of lines through a pipe for each start.
+func (r *Runtime) logLevel() string {
+	level := logrus.GetLevel()
+	if r.logged && !r.o.Log.Enabled(context.Background(), slog.LevelDebug) {
+		level = min(level, logrus.WarnLevel)
+	}
+	return strconv.Itoa(int(level))
+}
 
 // plain is the form of a message without time and level; what is no error says so.
 type plain struct{}
