@@ -65,7 +65,7 @@ func (s *session) run() error {
 	if err != nil {
 		return err
 	}
-	defer errs.Reset()
+	defer func() { _ = errs.Reset() }()
 	_ = errs.Close() // we send nothing on it
 	if s.stdin {
 		in, err := s.conn.CreateStream(headers("streamType", "stdin"))
@@ -270,7 +270,7 @@ func (f *forwarder) carry(c *net.TCPConn, port string) error {
 		return err
 	}
 	defer f.conn.RemoveStreams(errs, data)
-	defer data.Reset()
+	defer func() { _ = data.Reset() }()
 	var up sync.WaitGroup
 	up.Go(func() {
 		_, _ = io.Copy(data, c)
