@@ -56,7 +56,7 @@ type netns struct {
 // read reads the interfaces, through open the first time.
 func (n *netns) read(open func() (Network, error)) ([]netstat.Interface, error) {
 	n.mu.Lock()
-	held, closed := n.held, n.closed
+	held := n.held
 	n.mu.Unlock()
 	if held != nil {
 		return held.Read()
@@ -66,7 +66,8 @@ func (n *netns) read(open func() (Network, error)) ([]netstat.Interface, error) 
 		return nil, err
 	}
 	n.mu.Lock()
-	if closed = n.closed; !closed {
+	closed := n.closed
+	if !closed {
 		n.held = fresh
 	}
 	n.mu.Unlock()

@@ -329,8 +329,9 @@ func TestManyProcesses(t *testing.T) {
 	if err := CreateParent(context.Background(), Cgroupfs, path, nil); err != nil {
 		t.Fatal(err)
 	}
-	// One shell in the cgroup begets many: pids of some digits, 1500 of them.
-	const many = 1500
+	// One shell in the cgroup begets many, which end with their input: pids of mostly
+	// four digits, more than a page of them.
+	const many = 1100
 	cmd := exec.Command("sh", "-c", fmt.Sprintf("read x; exec 3<&0; i=1; while [ $i -lt %d ]; do (read y <&3) & i=$((i+1)); done; wait", many))
 	in, err := cmd.StdinPipe()
 	if err == nil {
@@ -339,12 +340,12 @@ func TestManyProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	defer func() { in.Close(); _ = cmd.Wait() }()
 	if err := Place(cmd.Process.Pid, path); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(in)
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		h, err := Host().Open(path)
 		if err != nil {
 			t.Fatal(err)
