@@ -171,6 +171,9 @@ func (m *monitor) created(status int) {
 		return
 	}
 	m.adopt(pid)
+	if m.phase == running { // and nothing may happen for a long time
+		dropFile(m.in)
+	}
 }
 
 // adopt begins to watch the container.

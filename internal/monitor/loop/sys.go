@@ -83,8 +83,9 @@ func anonymous(size int) ([]byte, error) {
 	return syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
 }
 
+const madvDontneed = 4
+
 func release(b []byte) {
-	const madvDontneed = 4
 	syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), madvDontneed)
 }
 
@@ -101,6 +102,48 @@ func readSmall(path string, buf []byte) (string, error) {
 		return "", err
 	}
 	return unsafe.String(&buf[0], n), nil
+}
+
+// dropFile lets go of the pages of the executable that were needed to get here. The
+// kernel maps sixteen for each one that is touched; the few that are needed again come
+// back from the page cache, which everybody shares.
+func dropFile(buf []byte) {
+	_ = scanLines("/proc/self/maps", buf, func(line string) bool { // 00401000-0152a000 r-xp 00000000 fe:00 12 /path
+		start, rest, ok := hex(line)
+		if !ok || len(rest) == 0 || rest[0] != '-' {
+			return true
+		}
+		end, rest, ok := hex(rest[1:])
+		if ok && len(rest) > 5 && rest[2] == '-' && rest[4] == 'p' && rest[len(rest)-1] != ']' && slash(rest) {
+			syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), madvDontneed)
+		}
+		return true
+	})
+}
+
+// hex reads a number at the beginning of a text.
+func hex(s string) (n uint64, rest string, ok bool) {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= '0' && c <= '9':
+			n = n<<4 | uint64(c-'0')
+		case c >= 'a' && c <= 'f':
+			n = n<<4 | uint64(c-'a'+10)
+		default:
+			return n, s[i:], i > 0
+		}
+	}
+	return n, "", len(s) > 0
+}
+
+func slash(s string) bool {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return true
+		}
+	}
+	return false
 }
 
 // scanLines calls f for each line of a file until f says no. The lines lie in buf,
