@@ -253,7 +253,10 @@ func signalAll(c *libcontainer.Container, sig syscall.Signal) error {
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	c, err := r.load(id)
 	if errs.Is(err, errs.KindNotFound) {
-		return r.deleteRemains(id)
+		if gone, err := r.deleteRemains(id); gone || err != nil {
+			return err
+		}
+		c, err = r.load(id)
 	}
 	if err != nil {
 		return err
@@ -276,16 +279,34 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	return nil
 }
 
-// deleteRemains removes the folder of a container whose creation was cut short
-// before it had a state.
-func (r *Runtime) deleteRemains(id string) error {
+// deleteRemains removes the folder of a container whose creation was cut short before
+// it had a state. A creation that still goes on may write the state at this very
+// moment, and without it nobody would find its processes again. So the folder is first
+// put where the creation does not find it: then it fails and ends its processes
+// itself. If the state was faster, the folder goes back and false is returned.
+func (r *Runtime) deleteRemains(id string) (gone bool, err error) {
 	if !oci.ValidID(id) {
-		return nil
+		return true, nil
 	}
-	if err := os.RemoveAll(filepath.Join(r.o.Root, id)); err != nil {
-		return fmt.Errorf("cannot delete remains of container %s: %w", id, err)
+	dir, aside := filepath.Join(r.o.Root, id), filepath.Join(r.o.Root, "."+id+".remains")
+	err = os.RemoveAll(aside) // of one who was killed here
+	if err == nil {
+		err = os.Rename(dir, aside)
 	}
-	return nil
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	if err == nil {
+		if _, serr := os.Lstat(filepath.Join(aside, "state.json")); serr == nil {
+			err = os.Rename(aside, dir)
+		} else {
+			gone, err = true, os.RemoveAll(aside)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot delete remains of container %s: %w", id, err)
+	}
+	return gone, nil
 }
 
 // killAndWait kills all and waits until the init is dead; a pidfd tells without
