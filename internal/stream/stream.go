@@ -250,13 +250,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	verb, token, _ := cutPath(r.URL.Path)
 	how := language(r, verb)
 	if how == unknown {
-		http.Error(w, "this address wants an upgrade to SPDY/3.1 or to a WebSocket with one of the protocols "+spoken(verb), http.StatusBadRequest)
+		refuse(w, "this address wants an upgrade to SPDY/3.1 or to a WebSocket with one of the protocols "+spoken(verb), http.StatusBadRequest)
 		return
 	}
 	t, ok := s.tickets.take(verb, token)
 	c, _ := r.Context().Value(connKey{}).(*conn)
 	if !ok || c == nil || !s.enter() {
-		http.NotFound(w, r)
+		refuse(w, "404 page not found", http.StatusNotFound)
 		return
 	}
 	defer s.sessions.Done()
@@ -269,7 +269,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		defer context.AfterFunc(s.ctx, func() { c.Close() })()
 		_, stopped, err := s.o.Pods.NetNS(t.id)
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
+			refuse(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		go c.closeWith(stopped)
@@ -277,6 +277,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.o.Log.Debug("a stream begins", "verb", verb, "id", t.id)
 	x.serve(how, w, r)
 	s.o.Log.Debug("a stream ended", "verb", verb, "id", t.id)
+}
+
+// refuse answers with an error and ends the connection: client-go leaves one whose
+// upgrade was refused open, and it would be kept for the next request.
+func refuse(w http.ResponseWriter, text string, code int) {
+	w.Header().Set("Connection", "close")
+	http.Error(w, text, code)
 }
 
 // enter counts a session, unless the server ends.

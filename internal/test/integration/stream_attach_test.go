@@ -486,7 +486,7 @@ func TestStreamsAndRestart(t *testing.T) {
 			}
 			inputs[i].Close()
 		}
-		w.Start("TMPDIR=" + w.Dir)
+		w.Start()
 		w.Redial()
 		w.Eventually(end.name+": the commands are gone", func() bool {
 			out, _ := w.Exec(id, "ps -o args | grep -v ps")

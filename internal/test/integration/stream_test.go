@@ -9,12 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -170,20 +167,7 @@ func atRest(w *world.World, fds int) {
 
 // streamGoroutines are the daemon's goroutines that belong to streams.
 func streamGoroutines(w *world.World) (list []string) {
-	old, _ := filepath.Glob(filepath.Join(w.Dir, "crio-goroutine-stacks-*"))
-	for _, f := range old {
-		os.Remove(f)
-	}
-	w.Signal(syscall.SIGUSR1)
-	var text []byte
-	w.Eventually("the stacks are written", func() bool {
-		found, _ := filepath.Glob(filepath.Join(w.Dir, "crio-goroutine-stacks-*"))
-		for _, f := range found {
-			text, _ = os.ReadFile(f)
-		}
-		return strings.Contains(w.Log(), "wrote the goroutines' stacks") && bytes.HasSuffix(text, []byte("\n")) && len(text) > 0
-	})
-	for _, g := range strings.Split(string(text), "\n\n") {
+	for _, g := range w.Stacks() {
 		if belongs.MatchString(g) && !strings.Contains(g, "stream.(*Server).Serve(") {
 			list = append(list, g)
 		}
@@ -193,16 +177,13 @@ func streamGoroutines(w *world.World) (list []string) {
 
 var belongs = regexp.MustCompile(`internal/stream|spdystream|cri-streaming|k8s.io/streaming|net/websocket|oci\.\(\*(Streams|output)|monitor\.(Attach|pass)`)
 
-// streaming makes a world whose daemon writes its stacks into the world's folder.
 func streaming(t *testing.T, api string) *world.World {
 	return streamingWith(t, world.Options{API: api})
 }
 
 func streamingWith(t *testing.T, o world.Options) *world.World {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // clients that are cut off say so at length
-	o.Late = true
 	w := world.New(t, o)
-	w.Start("TMPDIR=" + w.Dir)
 	w.Pull()
 	return w
 }

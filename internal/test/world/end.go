@@ -42,6 +42,9 @@ func (w *World) end() {
 			w.T.Errorf("RemovePodSandbox: %v", err)
 		}
 	}
+	for _, r := range w.residue() {
+		w.T.Errorf("the daemon still holds: %s", r)
+	}
 	w.Stop()
 	w.conn.Close()
 	if _, text, code := w.Run("crio", "-c", w.Conf, "teardown"); code != 0 {

@@ -185,7 +185,7 @@ func (w *World) Start(env ...string) {
 // TryStart is Start for a daemon that may fail.
 func (w *World) TryStart(env ...string) error {
 	cmd := exec.Command(w.bin, "crio", "-c", w.Conf)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
 	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {
 		return err
