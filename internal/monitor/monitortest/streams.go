@@ -3,6 +3,7 @@ package monitortest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -39,6 +40,25 @@ func (s *sink) String() string {
 func (b *Box) attach(ctx context.Context, s monitor.AttachStreams) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- monitor.Attach(ctx, b.Spawn.Bundle, s) }()
+	return done
+}
+
+// attachFirst attaches and returns when the monitor has taken the connection: what
+// comes from now on is for this client too.
+func (b *Box) attachFirst(ctx context.Context, s monitor.AttachStreams) <-chan error {
+	b.t.Helper()
+	sockets := func() (n int) {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", b.Proc.Monitor.Pid))
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "socket:") {
+				n++
+			}
+		}
+		return n
+	}
+	before := sockets()
+	done := b.attach(ctx, s)
+	b.Eventually("the monitor takes the connection", func() bool { return sockets() > before })
 	return done
 }
 
@@ -102,7 +122,7 @@ func onlyListening(t *testing.T, r *Rig) {
 	b.WaitLog("up\n")
 	ctx, cancel := context.WithCancel(context.Background())
 	var out sink
-	done := b.attach(ctx, monitor.AttachStreams{Stdout: &out})
+	done := b.attachFirst(ctx, monitor.AttachStreams{Stdout: &out})
 	keys, typing := io.Pipe()
 	other, leave := context.WithCancel(context.Background())
 	second := b.attach(other, monitor.AttachStreams{Stdin: keys, Stdout: io.Discard})
@@ -200,7 +220,7 @@ func stuckClient(t *testing.T, r *Rig) {
 		t.Fatal(err)
 	}
 	var one, two sink
-	a := b.attach(context.Background(), monitor.AttachStreams{Stdout: &one})
+	a := b.attachFirst(context.Background(), monitor.AttachStreams{Stdout: &one})
 	c := b.attach(context.Background(), monitor.AttachStreams{Stdout: &two, Stdin: strings.NewReader("go\n")})
 	b.ended(a)
 	b.ended(c)
