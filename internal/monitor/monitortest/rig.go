@@ -232,6 +232,21 @@ func (b *Box) Records() []string {
 	return out
 }
 
+// Text is what the container wrote to its standard output, however the log cut it: a
+// line that a program writes in two pieces may be two records.
+func (b *Box) Text() string {
+	b.t.Helper()
+	var out strings.Builder
+	for _, r := range b.Records() {
+		if part, ok := strings.CutPrefix(r, "stdout P "); ok {
+			out.WriteString(strings.TrimSuffix(part, "\n"))
+		} else if line, ok := strings.CutPrefix(r, "stdout F "); ok {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
 // clean ends what is left.
 func (b *Box) clean() {
 	b.runtime("delete", "--force", b.Spawn.ID)

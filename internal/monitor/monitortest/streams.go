@@ -267,7 +267,7 @@ func terminal(t *testing.T, r *Rig) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in %q", want, out.String())
 		}
-		if !strings.Contains(b.Log(), " stdout F "+strings.TrimSuffix(want, "\n")) {
+		if !strings.Contains(b.Text(), want) {
 			t.Errorf("no %q in the log", want)
 		}
 	}
@@ -294,7 +294,7 @@ func winsz(t *testing.T, r *Rig) {
 	done := b.attach(context.Background(), monitor.AttachStreams{Stdin: strings.NewReader("go\n")})
 	b.WaitExit()
 	<-done
-	if !strings.Contains(b.Log(), "11 22\r") {
+	if !strings.Contains(b.Text(), "11 22\r\n") {
 		t.Errorf("log %q", b.Log())
 	}
 }
