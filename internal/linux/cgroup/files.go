@@ -216,8 +216,7 @@ func pressure(data []byte) *Pressure {
 		if string(f[0]) == "full" {
 			stall = &p.Full
 		}
-		for _, part := range f[1:] {
-			key, val, _ := bytes.Cut(part, []byte{'='})
+		eachPair(f[1:], func(key, val []byte) {
 			switch string(key) {
 			case "avg10":
 				stall.Avg10 = percent(val)
@@ -228,9 +227,17 @@ func pressure(data []byte) *Pressure {
 			case "total":
 				stall.Total = number(val)
 			}
-		}
+		})
 	}
 	return p
+}
+
+// eachPair calls f for each key=value of a line's fields.
+func eachPair(fields [][]byte, f func(key, value []byte)) {
+	for _, field := range fields {
+		key, value, _ := bytes.Cut(field, []byte{'='})
+		f(key, value)
+	}
 }
 
 func percent(b []byte) float64 {

@@ -119,8 +119,7 @@ func ioV2(data []byte) (list []IOUsage) {
 		if u.Major, u.Minor, ok = device(fields[0]); !ok {
 			continue
 		}
-		for _, f := range fields[1:] {
-			key, val, _ := bytes.Cut(f, []byte{'='})
+		eachPair(fields[1:], func(key, val []byte) {
 			switch string(key) {
 			case "rbytes":
 				u.ReadBytes = number(val)
@@ -131,7 +130,7 @@ func ioV2(data []byte) (list []IOUsage) {
 			case "wios":
 				u.WriteOps = number(val)
 			}
-		}
+		})
 		list = append(list, u)
 	}
 	return list

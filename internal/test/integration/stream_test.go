@@ -159,9 +159,9 @@ func atRest(w *world.World, fds int) {
 		}
 	}()
 	w.Eventually(fmt.Sprintf("the daemon has its %d descriptors and no stream's goroutine", fds), func() bool {
-		n := w.FDs()
-		stacks = fmt.Sprintf("%d descriptors\n", n) + strings.Join(streamGoroutines(w), "\n\n")
-		return n <= fds && len(streamGoroutines(w)) == 0
+		n, left := w.FDs(), streamGoroutines(w)
+		stacks = fmt.Sprintf("%d descriptors\n", n) + strings.Join(left, "\n\n")
+		return n <= fds && len(left) == 0
 	})
 }
 
