@@ -81,6 +81,20 @@ func forward(t *testing.T, d httpstream.Dialer, ports ...int) (local []uint16, e
 	return local, done
 }
 
+// serveConns answers each connection until the listener is closed.
+func serveConns(l net.Listener, answer func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			answer(c)
+		}()
+	}
+}
+
 // serveIn listens in a network namespace ("" is the test's own) and answers each
 // connection, after its input's end, with the input's hash.
 func serveIn(t *testing.T, netns, addr string) (port int, stop func()) {
@@ -95,21 +109,12 @@ func serveIn(t *testing.T, netns, addr string) (port int, stop func()) {
 	} else {
 		must(t, namespace.Do(netns, namespace.Net, listen))
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				h := sha256.New()
-				if _, err := io.Copy(h, c); err == nil {
-					fmt.Fprintf(c, "%x", h.Sum(nil))
-				}
-			}()
+	go serveConns(l, func(c net.Conn) {
+		h := sha256.New()
+		if _, err := io.Copy(h, c); err == nil {
+			fmt.Fprintf(c, "%x", h.Sum(nil))
 		}
-	}()
+	})
 	return l.Addr().(*net.TCPAddr).Port, func() { l.Close() }
 }
 
@@ -303,20 +308,11 @@ func TestPortForwardChannels(t *testing.T) {
 	}))
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 100)
-				n, _ := c.Read(buf)
-				c.Write(bytes.ToUpper(buf[:n]))
-			}()
-		}
-	}()
+	go serveConns(l, func(c net.Conn) {
+		buf := make([]byte, 100)
+		n, _ := c.Read(buf)
+		c.Write(bytes.ToUpper(buf[:n]))
+	})
 	for protocol, text := range map[string][2]string{
 		"v4.channel.k8s.io": {"\x00hi", "\x00HI"}, "v4.base64.channel.k8s.io": {"0aGk=", "0SEk="}, "": {"\x00hi", "\x00HI"},
 	} {
