@@ -26,9 +26,9 @@ const (
 
 // command is one invocation.
 type command struct {
-	file, dir, logFormat string
-	flags                *config.Config // what flags say; only changed ones count
-	set                  *pflag.FlagSet
+	file, dir string
+	flags     *config.Config // what flags say; only changed ones count
+	set       *pflag.FlagSet
 }
 
 // Main runs the applet crio.
@@ -48,12 +48,17 @@ func Main(args []string) int {
 	c.set = root.PersistentFlags()
 	c.set.StringVarP(&c.file, "config", "c", "", "configuration file (default "+confFile+", if it is there)")
 	c.set.StringVarP(&c.dir, "config-dir", "d", "", "folder of drop-ins that are read after it (default "+confDir+" beside the default file)")
-	c.set.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	for _, o := range c.flags.Options() {
 		if o.Flag != "" {
-			addFlag(c.set, o)
+			addFlag(c.set, &o)
 		}
 	}
+	c.set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "tz" {
+			name = "timezone"
+		}
+		return pflag.NormalizedName(name)
+	})
 	root.SetArgs(args[1:])
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		fmt.Fprintf(os.Stderr, "crio: %s\n", strings.ReplaceAll(err.Error(), "\n", "\ncrio: "))
@@ -63,27 +68,29 @@ func Main(args []string) int {
 }
 
 // addFlag makes the flag of an option; the option's declaration says all.
-func addFlag(set *pflag.FlagSet, o config.Option) {
+func addFlag(set *pflag.FlagSet, o *config.Option) {
+	help := o.Help()
 	switch v := o.Value.Addr().Interface().(type) {
 	case *string:
-		set.StringVar(v, o.Flag, *v, o.Doc)
+		set.StringVarP(v, o.Flag, o.Letter, *v, help)
 	case *bool:
-		set.BoolVar(v, o.Flag, *v, o.Doc)
+		set.BoolVarP(v, o.Flag, o.Letter, *v, help)
 	case *int:
-		set.IntVar(v, o.Flag, *v, o.Doc)
+		set.IntVarP(v, o.Flag, o.Letter, *v, help)
 	case *int64:
-		set.Int64Var(v, o.Flag, *v, o.Doc)
+		set.Int64VarP(v, o.Flag, o.Letter, *v, help)
 	case *[]string:
-		set.StringSliceVar(v, o.Flag, *v, o.Doc)
+		set.StringSliceVarP(v, o.Flag, o.Letter, *v, help)
 	case *config.Duration:
-		set.TextVar(v, o.Flag, *v, o.Doc)
+		set.TextVarP(v, o.Flag, o.Letter, *v, help)
 	default:
-		panic("option " + o.Key + " has a type that no flag has")
+		panic("option " + o.Name() + " has a type that no flag has")
 	}
 }
 
-// load reads the files and puts the flags over them.
-func (c *command) load(log *slog.Logger) (*config.Config, error) {
+// load reads the files and puts the environment and the flags over them; warnings are
+// for the log.
+func (c *command) load() (conf *config.Config, warnings []string, err error) {
 	file, dir, must := c.file, c.dir, c.file != ""
 	if file == "" {
 		file = confFile
@@ -91,40 +98,50 @@ func (c *command) load(log *slog.Logger) (*config.Config, error) {
 			dir = confDir
 		}
 	}
-	conf, warnings, err := config.Load(file, dir, must)
-	if err != nil {
-		return nil, err
+	if conf, warnings, err = config.Load(file, dir, must); err != nil {
+		return nil, nil, err
 	}
-	for _, w := range warnings {
-		log.Warn(w)
+	if err := conf.SetEnv(os.LookupEnv); err != nil {
+		return nil, nil, err
 	}
 	from := c.flags.Options()
 	for i, o := range conf.Options() {
 		if o.Flag != "" && c.set.Changed(o.Flag) {
 			o.Value.Set(reflect.Indirect(from[i].Value))
+			conf.SetBy(&o)
 		}
 	}
-	return conf, conf.Complete()
+	if err := conf.Complete(); err != nil {
+		return nil, nil, err
+	}
+	return conf, append(warnings, conf.Warnings()...), nil
 }
 
-func (c *command) logger() (*slog.Logger, *log.Level, error) {
-	if c.logFormat != "text" && c.logFormat != "json" {
-		return nil, nil, fmt.Errorf("--log-format %q: text or json", c.logFormat)
+// start loads the configuration and opens the log that it asks for.
+func (c *command) start() (*config.Config, *slog.Logger, *log.Control, error) {
+	conf, warnings, err := c.load()
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	level := &log.Level{}
-	return log.New(os.Stderr, c.logFormat, level), level, nil
+	out := os.Stderr
+	if path := conf.Process.Log; path != "" {
+		if out, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
+			return nil, nil, nil, fmt.Errorf("cannot open the log: %w", err)
+		}
+	}
+	l, control := log.New(out, conf.Process.LogFormat)
+	control.Set(conf.Runtime.LogLevel, conf.LogFilter())
+	for _, w := range warnings {
+		l.Warn(w)
+	}
+	return conf, l, control, nil
 }
 
 func (c *command) serve(ctx context.Context) error {
-	l, level, err := c.logger()
+	conf, l, _, err := c.start()
 	if err != nil {
 		return err
 	}
-	conf, err := c.load(l)
-	if err != nil {
-		return err
-	}
-	level.Set(log.ParseLevel(conf.Runtime.LogLevel))
 	return daemon.Run(ctx, conf, l)
 }
 
@@ -133,11 +150,8 @@ func (c *command) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "print the configuration as a commented file", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		conf := config.Default()
 		if !defaults {
-			l, _, err := c.logger()
-			if err != nil {
-				return err
-			}
-			if conf, err = c.load(l); err != nil {
+			var err error
+			if conf, _, _, err = c.start(); err != nil {
 				return err
 			}
 		}
@@ -158,15 +172,11 @@ func (c *command) versionCommand() *cobra.Command {
 func (c *command) teardownCommand() *cobra.Command {
 	return &cobra.Command{Use: "teardown", Short: "without pods and daemon: take down bridges, packet filter tables and mounts that are kept between runs",
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			l, level, err := c.logger()
+			conf, l, control, err := c.start()
 			if err != nil {
 				return err
 			}
-			conf, err := c.load(l)
-			if err != nil {
-				return err
-			}
-			level.Set(slog.LevelWarn)
+			control.Set("warn", nil)
 			return daemon.Teardown(cmd.Context(), conf, l)
 		}}
 }

@@ -50,14 +50,15 @@ type Images interface {
 type Service struct {
 	Pods   Pods
 	Images Images
-	// Enabled is what the configuration says.
-	Enabled bool
+	// Checkpoint and Restore are what the configuration allows.
+	Checkpoint, Restore bool
 }
 
-// ready says why nothing can be checkpointed or restored.
-func (s *Service) ready() error {
-	if !s.Enabled {
-		return errs.Precondition("checkpoints are off; set enable_criu_support = true in [crio.runtime]")
+// ready says why nothing can be checkpointed, or restored; allowed is which of the
+// two the configuration says.
+func (s *Service) ready(verb string, allowed bool) error {
+	if !allowed {
+		return errs.Precondition("%s is off; container_level_enabled in [crio.checkpoint_restore] allows it", verb)
 	}
 	if _, err := exec.LookPath("criu"); err != nil {
 		return errs.Precondition("checkpoints need criu, which is not in PATH; install it")
@@ -76,7 +77,7 @@ const patience = 10 * time.Minute
 // Container writes a running container to an archive at location, an absolute path
 // that must not exist; the container goes on. timeout is the caller's, 0 for ours.
 func (s *Service) Container(ctx context.Context, id, location string, timeout time.Duration) error {
-	if err := s.ready(); err != nil {
+	if err := s.ready("a checkpoint", s.Checkpoint); err != nil {
 		return err
 	}
 	if timeout <= 0 {
@@ -171,7 +172,7 @@ func (s *Service) write(ctx context.Context, v *state.ContainerView, location st
 func (s *Service) Source(ctx context.Context, config *cri.ContainerConfig) (*cri.ContainerConfig, *state.Source, error) {
 	ref := config.GetImage().GetImage()
 	if filepath.IsAbs(ref) {
-		if err := s.ready(); err != nil {
+		if err := s.ready("to restore", s.Restore); err != nil {
 			return nil, nil, err
 		}
 		info, err := archive.Look(ref)
@@ -184,7 +185,7 @@ func (s *Service) Source(ctx context.Context, config *cri.ContainerConfig) (*cri
 	if err != nil || !is {
 		return config, nil, err
 	}
-	if err := s.ready(); err != nil {
+	if err := s.ready("to restore", s.Restore); err != nil {
 		return nil, nil, err
 	}
 	var info *archive.Info

@@ -43,7 +43,7 @@ func noOptions(o map[string]string) error {
 // those that run; dir is an existing empty folder, in which nothing is left after an
 // error.
 func (s *Service) Pod(ctx context.Context, id, dir string, ids []string, options map[string]string) (err error) {
-	if err := errors.Join(s.ready(), noOptions(options)); err != nil {
+	if err := errors.Join(s.ready("a checkpoint", s.Checkpoint), noOptions(options)); err != nil {
 		return err
 	}
 	p, err := s.Pods.Pod(id)
@@ -176,7 +176,7 @@ type Restored struct{ Name, ID string }
 // RestorePod makes a pod and its containers of a checkpoint; they are created and have
 // not gone on. After an error nothing is left of them.
 func (s *Service) RestorePod(ctx context.Context, r *cri.RestorePodRequest) (id string, list []Restored, err error) {
-	if err := errors.Join(s.ready(), noOptions(r.GetOptions())); err != nil {
+	if err := errors.Join(s.ready("to restore", s.Restore), noOptions(r.GetOptions())); err != nil {
 		return "", nil, err
 	}
 	dir := r.GetCheckpointPath()

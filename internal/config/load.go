@@ -1,12 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"sort"
 	"strconv"
 	"strings"
@@ -14,19 +14,35 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
 )
 
 // file is the shape of crio.conf.
 type file struct {
-	Crio struct {
-		Crio
-		API     API     `toml:"api"`
-		Runtime Runtime `toml:"runtime"`
-		Image   Image   `toml:"image"`
-		Network Network `toml:"network"`
-		NRI     NRI     `toml:"nri"`
-		Stats   Stats   `toml:"stats"`
-	} `toml:"crio"`
+	Crio tables `toml:"crio"`
+}
+
+type tables struct {
+	*Crio
+	API        *API               `toml:"api"`
+	Runtime    *Runtime           `toml:"runtime"`
+	Checkpoint *CheckpointRestore `toml:"checkpoint_restore"`
+	Image      *Image             `toml:"image"`
+	Network    *Network           `toml:"network"`
+	Metrics    *Metrics           `toml:"metrics"`
+	Tracing    *Tracing           `toml:"tracing"`
+	Stats      *Stats             `toml:"stats"`
+	NRI        *nriTables         `toml:"nri"`
+}
+
+type nriTables struct {
+	*NRI
+	Validator *Validator `toml:"default_validator"`
+}
+
+func (c *Config) file() *file {
+	return &file{Crio: tables{&c.Crio, &c.API, &c.Runtime, &c.Checkpoint, &c.Image, &c.Network, &c.Metrics, &c.Tracing, &c.Stats,
+		&nriTables{&c.NRI, &c.Validator}}}
 }
 
 // UnmarshalText reads "30s"; a bare number counts seconds.
@@ -102,18 +118,15 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	var f file
-	f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network = c.Crio, c.API, c.Runtime, c.Image, c.Network
-	f.Crio.NRI, f.Crio.Stats = c.NRI, c.Stats
-	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
-	err = dec.Decode(&f)
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	err = dec.Decode(c.file())
 	var unknown *toml.StrictMissingError
 	var wrong *toml.DecodeError
 	switch {
 	case errors.As(err, &unknown):
 		for i := range unknown.Errors {
 			row, _ := unknown.Errors[i].Position()
-			warnings = append(warnings, c.unknownKey(path, row, unknown.Errors[i].Key()))
+			warnings = append(warnings, unknownKey(path, row, unknown.Errors[i].Key()))
 		}
 	case errors.As(err, &wrong):
 		row, col := wrong.Position()
@@ -125,9 +138,30 @@ func (c *Config) merge(path string) (warnings []string, err error) {
 	case err != nil:
 		return nil, errs.Invalid("%s: %w", path, err)
 	}
-	c.Crio, c.API, c.Runtime, c.Image, c.Network = f.Crio.Crio, f.Crio.API, f.Crio.Runtime, f.Crio.Image, f.Crio.Network
-	c.NRI, c.Stats = f.Crio.NRI, f.Crio.Stats
+	c.remember(path, data)
 	return warnings, c.seconds(path, data)
+}
+
+// remember notes the place of each key of a file.
+func (c *Config) remember(path string, data []byte) {
+	var p unstable.Parser
+	p.Reset(data)
+	table := ""
+	for p.NextExpression() {
+		e := p.Expression()
+		name, line := "", 0
+		for it := e.Key(); it.Next(); {
+			if name += "." + string(it.Node().Data); line == 0 {
+				line = p.Shape(it.Node().Raw).Start.Line
+			}
+		}
+		switch e.Kind {
+		case unstable.Table:
+			table = name[1:]
+		case unstable.KeyValue:
+			c.setAt(strings.TrimPrefix(table+name, "."), fmt.Sprintf("%s:%d", path, line))
+		}
+	}
 }
 
 // seconds corrects durations that are written as whole numbers: the library takes them
@@ -168,38 +202,43 @@ func written(data []byte, row int) string {
 
 // wanted says in words what a key's value must be.
 func (c *Config) wanted(key []string) string {
-	for _, o := range c.Options() {
-		if o.Table+"."+o.Key != strings.Join(key, ".") {
-			continue
-		}
-		switch o.Value.Interface().(type) {
-		case string:
-			return "a text in quotes"
-		case bool:
-			return "true or false"
-		case int, int64:
-			return "a whole number"
-		case []string:
-			return "a list of texts, [\"a\", \"b\"],"
-		case Duration:
-			return "a duration such as \"30s\" or \"4m\""
+	name := strings.Join(key, ".")
+	for _, o := range append(c.Options(), named(key)...) {
+		if o.Name() == name {
+			return wantedType(o.Value)
 		}
 	}
 	return "a value of another type"
 }
 
-func (c *Config) unknownKey(path string, row int, key []string) string {
+// named lists the options of the handler or workload to which a key belongs.
+func named(key []string) []Option {
+	if len(key) < 5 || key[1] != "runtime" {
+		return nil
+	}
+	table := strings.Join(key[:4], ".")
+	switch key[2] {
+	case "runtimes":
+		return tableOptions(table, &Handler{})
+	case "workloads":
+		w := &Workload{}
+		return append(tableOptions(table, w), tableOptions(table+".resources", &w.Resources)...)
+	}
+	return nil
+}
+
+func unknownKey(path string, row int, key []string) string {
 	text := fmt.Sprintf("%s:%d: there is no option %s", path, row, strings.Join(key, "."))
-	if near := c.nearest(key[len(key)-1]); near != "" {
+	if near := nearest(key[len(key)-1]); near != "" {
 		text += ": did you mean " + near + "?"
 	}
 	return text
 }
 
 // nearest finds the option key that a misspelt one resembles most.
-func (c *Config) nearest(word string) string {
+func nearest(word string) string {
 	best, at := "", 3 // two slips at most
-	for _, o := range c.Options() {
+	for _, o := range All() {
 		if d := distance(word, o.Key); d < at {
 			best, at = o.Key, d
 		}
@@ -225,75 +264,6 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// Option is one declared option of a configuration.
-type Option struct {
-	Table, Key, Flag, Doc string
-	Live                  bool
-	Value                 reflect.Value // settable if the Config was a pointer's
-}
-
-// Options lists the options in the order of their declaration.
-func (c *Config) Options() []Option {
-	var all []Option
-	root := reflect.ValueOf(c).Elem()
-	for i := range root.NumField() {
-		table := "crio"
-		if name := root.Type().Field(i).Name; name != "Crio" {
-			table += "." + strings.ToLower(name)
-		}
-		sec := root.Field(i)
-		for j := range sec.NumField() {
-			f := sec.Type().Field(j)
-			if sec.Field(j).Kind() == reflect.Map {
-				continue
-			}
-			all = append(all, Option{Table: table, Key: f.Tag.Get("toml"), Flag: f.Tag.Get("flag"),
-				Doc: f.Tag.Get("doc"), Live: f.Tag.Get("live") != "", Value: sec.Field(j)})
-		}
-	}
-	return all
-}
-
-// Text prints the configuration as a commented crio.conf that means the same.
-func (c *Config) Text() (string, error) {
-	var b strings.Builder
-	b.WriteString("# Configuration of crio. Every option is here with its value; lines that begin\n# with # and a key are the defaults.\n")
-	def := Default().Options()
-	table := ""
-	for i, o := range c.Options() {
-		if o.Table != table {
-			table = o.Table
-			fmt.Fprintf(&b, "\n[%s]\n", table)
-		}
-		line, err := toml.Marshal(map[string]any{o.Key: o.Value.Interface()})
-		if err != nil {
-			return "", err
-		}
-		mark := ""
-		if reflect.DeepEqual(o.Value.Interface(), def[i].Value.Interface()) {
-			mark = "# "
-		}
-		fmt.Fprintf(&b, "\n# %s\n%s%s", o.Doc, mark, line)
-		if o.Table == "crio.runtime" && i+1 < len(def) && def[i+1].Table != table {
-			if err := c.handlersText(&b); err != nil {
-				return "", err
-			}
-		}
-	}
-	return b.String(), nil
-}
-
-func (c *Config) handlersText(b *strings.Builder) error {
-	for _, name := range sortedKeys(c.Runtime.Runtimes) {
-		text, err := toml.Marshal(c.Runtime.Runtimes[name])
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(b, "\n[crio.runtime.runtimes.%s]\n%s", name, text)
-	}
-	return nil
 }
 
 func sortedKeys[V any](m map[string]V) []string {

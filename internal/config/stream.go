@@ -3,20 +3,12 @@ package config
 import (
 	"crypto/tls"
 	"errors"
-	"net/netip"
-	"path/filepath"
-	"strconv"
 )
 
 // streams checks the options of the streaming server.
-func (a *API) streams() (err error) {
-	refuse := func(key, value, allowed string) { err = errors.Join(err, bad("crio.api", key, value, allowed)) }
-	if _, e := netip.ParseAddr(a.StreamAddress); e != nil {
-		refuse("stream_address", a.StreamAddress, "an IP address of this machine is needed, such as 127.0.0.1 or ::1")
-	}
-	if _, e := strconv.ParseUint(a.StreamPort, 10, 16); e != nil {
-		refuse("stream_port", a.StreamPort, "a number from 0 to 65535 is needed")
-	}
+func (c *Config) streams() (err error) {
+	a := &c.API
+	refuse := func(key, value, allowed string) { err = errors.Join(err, c.bad("crio.api", key, value, allowed)) }
 	for _, f := range []struct {
 		key, path string
 		needed    bool
@@ -27,8 +19,6 @@ func (a *API) streams() (err error) {
 		case !a.StreamEnableTLS:
 		case f.path == "" && f.needed:
 			refuse(f.key, "", "a file is needed because stream_enable_tls is true")
-		case f.path != "" && !filepath.IsAbs(f.path):
-			refuse(f.key, f.path, "an absolute path is needed")
 		}
 	}
 	for _, name := range a.TLSCipherSuites {

@@ -5,11 +5,10 @@ import (
 	"errors"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/monocrio/monocrio/internal/errs"
 )
 
 // Embedded is the name of the runtime handler that needs no executable.
@@ -39,60 +38,11 @@ func (c *Config) Complete() error {
 	if c.Stats.CollectionPeriod == 0 {
 		c.Stats.CollectionPeriod = c.Stats.StatsCollectionPeriod
 	}
-	return errors.Join(c.paths(), c.choices(), c.numbers(), c.lists(), c.metrics(), c.API.streams(), c.handlers())
-}
-
-func bad(table, key string, value any, allowed string) error {
-	return errs.Invalid("[%s] %s = %q: %s", table, key, value, allowed)
-}
-
-func (c *Config) paths() (err error) {
-	for _, p := range []struct{ table, key, path string }{
-		{"crio", "root", c.Crio.Root}, {"crio", "runroot", c.Crio.RunRoot}, {"crio", "log_dir", c.Crio.LogDir},
-		{"crio", "state_dir", c.Crio.StateDir}, {"crio", "run_dir", c.Crio.RunDir}, {"crio.api", "listen", c.API.Listen},
-		{"crio.network", "network_dir", c.Network.NetworkDir}, {"crio.network", "cni_cache_dir", c.Network.CacheDir},
-		{"crio.nri", "nri_listen", c.NRI.Listen}, {"crio.nri", "nri_plugin_dir", c.NRI.PluginDir}, {"crio.nri", "nri_plugin_config_dir", c.NRI.PluginConfigDir},
-	} {
-		if !filepath.IsAbs(p.path) {
-			err = errors.Join(err, bad(p.table, p.key, p.path, "an absolute path is needed"))
-		}
+	if c.Network.PluginDir != "" && !slices.Contains(c.Network.PluginDirs, c.Network.PluginDir) {
+		c.Network.PluginDirs = append(c.Network.PluginDirs, c.Network.PluginDir)
 	}
-	for _, s := range []struct{ table, key, path string }{{"crio.api", "listen", c.API.Listen}, {"crio.nri", "nri_listen", c.NRI.Listen}} {
-		if len(s.path) > 107 {
-			err = errors.Join(err, bad(s.table, s.key, s.path, "the kernel allows a socket path of 107 characters at most"))
-		}
-	}
-	return err
-}
-
-func (c *Config) choices() (err error) {
-	for _, o := range []struct {
-		table, key, value string
-		allowed           []string
-	}{
-		{"crio", "storage_driver", c.Crio.StorageDriver, []string{"overlay", "vfs"}},
-		{"crio.runtime", "cgroup_manager", c.Runtime.CgroupManager, []string{"", "systemd", "cgroupfs"}},
-		{"crio.api", "tls_min_version", c.API.TLSMinVersion, []string{"VersionTLS12", "VersionTLS13"}},
-		{"crio.runtime", "log_level", c.Runtime.LogLevel, []string{"trace", "debug", "info", "warn", "error", "fatal"}},
-		{"crio.image", "image_volumes", c.Image.ImageVolumes, []string{"mkdir", "bind", "ignore"}},
-		{"crio.image", "default_transport", c.Image.DefaultTransport, []string{"docker://"}},
-	} {
-		if !contains(o.allowed, o.value) {
-			err = errors.Join(err, bad(o.table, o.key, o.value, "allowed are "+quoted(o.allowed)))
-		}
-	}
-	return err
-}
-
-func (c *Config) numbers() (err error) {
-	if n := c.Runtime.LogSizeMax; n >= 0 && n < 8192 {
-		err = errors.Join(err, bad("crio.runtime", "log_size_max", strconv.FormatInt(n, 10), "at least 8192 bytes, or -1 for no limit"))
-	}
-	if n := c.Runtime.PidsLimit; n < -1 || n == 0 {
-		err = errors.Join(err, bad("crio.runtime", "pids_limit", strconv.FormatInt(n, 10), "a number above 0, or -1 for no limit"))
-	}
-	if n := c.Runtime.CtrStopTimeout; n < 1 {
-		err = errors.Join(err, bad("crio.runtime", "ctr_stop_timeout", strconv.FormatInt(n, 10), "at least 1 second"))
+	if c.Checkpoint.Level == "" && c.Runtime.EnableCRIU {
+		c.Checkpoint.Level = "checkpoint_restore"
 	}
 	if c.API.GRPCMaxSendMsgSize <= 0 {
 		c.API.GRPCMaxSendMsgSize = Default().API.GRPCMaxSendMsgSize
@@ -100,21 +50,7 @@ func (c *Config) numbers() (err error) {
 	if c.API.GRPCMaxRecvMsgSize <= 0 {
 		c.API.GRPCMaxRecvMsgSize = Default().API.GRPCMaxRecvMsgSize
 	}
-	return err
-}
-
-func (c *Config) lists() (err error) {
-	for _, e := range c.Runtime.DefaultEnv {
-		if k, _, ok := strings.Cut(e, "="); !ok || k == "" {
-			err = errors.Join(err, bad("crio.runtime", "default_env", e, "NAME=VALUE is needed"))
-		}
-	}
-	for _, e := range c.Runtime.DefaultSysctls {
-		if k, _, ok := strings.Cut(e, "="); !ok || k == "" {
-			err = errors.Join(err, bad("crio.runtime", "default_sysctls", e, "NAME=VALUE is needed"))
-		}
-	}
-	return err
+	return errors.Join(c.check(c.Options()), c.metrics(), c.streams(), c.handlers(), c.workloads())
 }
 
 func (c *Config) metrics() (err error) {
@@ -122,9 +58,9 @@ func (c *Config) metrics() (err error) {
 	for _, g := range c.Stats.IncludedPodMetrics {
 		switch {
 		case g == "all" && len(c.Stats.IncludedPodMetrics) > 1:
-			err = errors.Join(err, bad("crio.stats", "included_pod_metrics", g, "it stands alone: name it, or groups"))
-		case g != "all" && !contains(groups, g):
-			err = errors.Join(err, bad("crio.stats", "included_pod_metrics", g, "allowed are "+quoted(groups)+", or \"all\" alone"))
+			err = errors.Join(err, c.bad("crio.stats", "included_pod_metrics", g, "it stands alone: name it, or groups"))
+		case g != "all" && !slices.Contains(groups, g):
+			err = errors.Join(err, c.bad("crio.stats", "included_pod_metrics", g, "allowed are "+quoted(groups)+", or \"all\" alone"))
 		}
 	}
 	return err
@@ -134,29 +70,15 @@ func (c *Config) handlers() (err error) {
 	for _, name := range sortedKeys(c.Runtime.Runtimes) {
 		h, table := c.Runtime.Runtimes[name], "crio.runtime.runtimes."+name
 		if !handlerName().MatchString(name) {
-			err = errors.Join(err, bad("crio.runtime", "runtimes", name, "a handler's name has lower-case letters, digits, '-' and '.'"))
+			err = errors.Join(err, c.bad("crio.runtime", "runtimes", name, "a handler's name has lower-case letters, digits, '-' and '.'"))
 		}
-		if h.Type != "" && h.Type != "oci" {
-			err = errors.Join(err, bad(table, "runtime_type", h.Type, `only "oci" is built in`))
-		}
-		if h.Path != "" && !filepath.IsAbs(h.Path) {
-			err = errors.Join(err, bad(table, "runtime_path", h.Path, "an absolute path is needed"))
-		}
+		err = errors.Join(err, c.check(tableOptions(table, &h)))
 	}
 	if _, ok := c.Runtime.Runtimes[c.Runtime.DefaultRuntime]; !ok {
-		err = errors.Join(err, bad("crio.runtime", "default_runtime", c.Runtime.DefaultRuntime,
+		err = errors.Join(err, c.bad("crio.runtime", "default_runtime", c.Runtime.DefaultRuntime,
 			"there is no such handler; the handlers are "+quoted(sortedKeys(c.Runtime.Runtimes))))
 	}
 	return err
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 func quoted(list []string) string {
@@ -165,4 +87,24 @@ func quoted(list []string) string {
 		q = append(q, strconv.Quote(s))
 	}
 	return strings.Join(q, ", ")
+}
+
+func (c *Config) workloads() (err error) {
+	for _, name := range sortedKeys(c.Runtime.Workloads) {
+		w, table := c.Runtime.Workloads[name], "crio.runtime.workloads."+name
+		err = errors.Join(err, c.check(append(tableOptions(table, &w), tableOptions(table+".resources", &w.Resources)...)))
+	}
+	return err
+}
+
+// LogFilter is log_filter, ready for use; nil if there is none.
+func (c *Config) LogFilter() *regexp.Regexp {
+	if c.Runtime.LogFilter == "" {
+		return nil
+	}
+	re, err := regexp.Compile(c.Runtime.LogFilter)
+	if err != nil { // Complete has refused it
+		return nil
+	}
+	return re
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/checkpoint/archive"
@@ -217,28 +216,6 @@ func (h handlers) Handler(name string) (*process.Handler, error) {
 		names = append(names, n)
 	}
 	return nil, errs.Errorf(errs.KindNotFound, "there is no runtime handler %q; the handlers are %s", name, strings.Join(names, ", "))
-}
-
-// bytes reads a size such as "12MiB"; "" is 0.
-func bytes(table, key, text string) (int64, error) {
-	number, factor := text, int64(1)
-	for _, u := range []struct {
-		suffix string
-		factor int64
-	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}} {
-		if n, ok := strings.CutSuffix(text, u.suffix); ok {
-			number, factor = n, u.factor
-			break
-		}
-	}
-	if number == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
-	if err != nil || n < 0 {
-		return 0, errs.Invalid("[%s] %s = %q: a size is needed, for example 12MiB", table, key, text)
-	}
-	return n * factor, nil
 }
 
 // links makes the names under which the executable runs as another applet: a

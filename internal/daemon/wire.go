@@ -97,7 +97,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	p.streams = stream.New(streamOptions(c, p.pods, log))
 	p.stats = newStats(p, driver)
 	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
-		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Enabled: c.Runtime.EnableCRIU},
+		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Checkpoint: c.Checkpoint.Level != "" && c.Checkpoint.Level != "none", Restore: c.Checkpoint.Level == "checkpoint_restore"},
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: hs.list,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
@@ -132,7 +132,7 @@ func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.L
 			}
 		}
 		var err error
-		if ph.MinMemory, err = bytes(table, "container_min_memory", cmp.Or(h.ContainerMinMemory, minMemory)); err != nil {
+		if ph.MinMemory, err = config.ParseBytes(cmp.Or(h.ContainerMinMemory, minMemory)); err != nil {
 			return hs, err
 		}
 		root := h.Root
@@ -171,7 +171,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
 		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
 			LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot, SystemdCgroup: driver == cgroup.Systemd},
-		MakeTime: time.Duration(c.Runtime.ContainerCreateGrace),
+		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
 		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
@@ -180,7 +180,7 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 
 // criuConfig writes criu's configuration where checkpoints are on; "" where not.
 func criuConfig(c *config.Config) (path string, err error) {
-	if !c.Runtime.EnableCRIU {
+	if c.Checkpoint.Level == "" || c.Checkpoint.Level == "none" {
 		return "", nil
 	}
 	path = filepath.Join(c.Crio.RunDir, "criu.conf")
@@ -208,11 +208,11 @@ func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins
 	o := nri.Options{Socket: n.Listen, PluginDir: n.PluginDir, ConfigDir: n.PluginConfigDir, NoConnections: n.DisableConnections,
 		Registration: time.Duration(n.RegistrationTimeout), Request: time.Duration(n.RequestTimeout),
 		Version: version.Version, InjectCDI: sm.cdi.Inject, Log: log}
-	if n.Validator {
-		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: n.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: n.RejectSeccompDefault,
-			RejectUnconfinedSeccompAdjustment: n.RejectSeccompNone, RejectCustomSeccompAdjustment: n.RejectSeccompCustom,
-			RejectNamespaceAdjustment: n.RejectNamespaces, RejectSysctlAdjustment: n.RejectSysctls,
-			RequiredPlugins: n.RequiredPlugins, TolerateMissingAnnotation: n.TolerateMissing}
+	if v := c.Validator; v.Enable {
+		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: v.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: v.RejectSeccompDefault,
+			RejectUnconfinedSeccompAdjustment: v.RejectSeccompNone, RejectCustomSeccompAdjustment: v.RejectSeccompCustom,
+			RejectNamespaceAdjustment: v.RejectNamespaces, RejectSysctlAdjustment: v.RejectSysctls,
+			RequiredPlugins: v.RequiredPlugins, TolerateMissingAnnotation: v.TolerateMissing}
 	}
 	return nri.New(o)
 }

@@ -6,21 +6,38 @@
 package log
 
 import (
+	"context"
 	"io"
 	"log/slog"
+	"regexp"
+	"sync/atomic"
 
 	"github.com/sirupsen/logrus"
 )
 
-// Level can be changed while the program runs.
-type Level = slog.LevelVar
+// LevelTrace is below debug.
+const LevelTrace = slog.LevelDebug - 4
 
-// ParseLevel reads a level of crio.conf; unknown ones are info.
-func ParseLevel(s string) slog.Level {
+// Control changes what is logged while the program runs.
+type Control struct {
+	level  slog.LevelVar
+	filter atomic.Pointer[regexp.Regexp]
+}
+
+// Set takes a level of crio.conf (unknown ones are info) and a regular expression that
+// messages must match; nil: all do.
+func (c *Control) Set(level string, filter *regexp.Regexp) {
+	c.level.Set(parseLevel(level))
+	c.filter.Store(filter)
+}
+
+func parseLevel(s string) slog.Level {
 	switch s {
-	case "trace", "debug":
+	case "trace":
+		return LevelTrace
+	case "debug":
 		return slog.LevelDebug
-	case "warn":
+	case "warn", "warning":
 		return slog.LevelWarn
 	case "error", "fatal", "panic":
 		return slog.LevelError
@@ -28,18 +45,50 @@ func ParseLevel(s string) slog.Level {
 	return slog.LevelInfo
 }
 
-// New makes a logger and routes logrus into it. format is "text" or "json".
-func New(w io.Writer, format string, level *Level) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
+// New makes a logger at level info and routes logrus into it. format is "text" or
+// "json".
+func New(w io.Writer, format string) (*slog.Logger, *Control) {
+	c := &Control{}
+	opts := &slog.HandlerOptions{Level: &c.level, ReplaceAttr: nameTrace}
 	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if format == "json" {
 		h = slog.NewJSONHandler(w, opts)
 	}
-	l := slog.New(h)
+	l := slog.New(filtered{h, c})
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.DebugLevel)
+	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(bridge{l})
-	return l
+	return l, c
+}
+
+// nameTrace gives our level the name that crio.conf has for it.
+func nameTrace(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.LevelKey && a.Value.Any() == LevelTrace {
+		a.Value = slog.StringValue("TRACE")
+	}
+	return a
+}
+
+// filtered drops records whose message does not match the filter.
+type filtered struct {
+	slog.Handler
+	c *Control
+}
+
+func (f filtered) Handle(ctx context.Context, r slog.Record) error {
+	if re := f.c.filter.Load(); re != nil && !re.MatchString(r.Message) {
+		return nil
+	}
+	return f.Handler.Handle(ctx, r)
+}
+
+func (f filtered) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return filtered{f.Handler.WithAttrs(attrs), f.c}
+}
+
+func (f filtered) WithGroup(name string) slog.Handler {
+	return filtered{f.Handler.WithGroup(name), f.c}
 }
 
 type bridge struct{ l *slog.Logger }

@@ -16,7 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const criuOn = "[crio.runtime]\nenable_criu_support = true\n"
+const criuOn = "[crio.checkpoint_restore]\ncontainer_level_enabled = \"checkpoint_restore\"\n"
 
 // criuEnv finds a criu that works on this kernel: MONOCRIO_CRIU, or the one in PATH.
 // The answer is the daemon's environment; it spares criu the need of iptables.
@@ -237,12 +237,17 @@ func TestCheckpointRefusals(t *testing.T) {
 		_, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: w.PodConfig("off")})
 		return err
 	}
-	refused(t, "checkpoints are off", checkpoint(), codes.FailedPrecondition, "enable_criu_support")
-	refused(t, "restores are off", restore("/some/archive.tar"), codes.FailedPrecondition, "enable_criu_support")
+	refused(t, "checkpoints are off", checkpoint(), codes.FailedPrecondition, "container_level_enabled")
+	refused(t, "restores are off", restore("/some/archive.tar"), codes.FailedPrecondition, "container_level_enabled")
 	_, err := w.CheckpointPod(w.Ctx(), &cri.CheckpointPodRequest{PodSandboxId: pod, OutputPath: w.Dir, ContainerIds: []string{ctr}})
-	refused(t, "pods too", err, codes.FailedPrecondition, "enable_criu_support")
+	refused(t, "pods too", err, codes.FailedPrecondition, "container_level_enabled")
 	w.Stop()
-	w.SetConf(w.ConfText() + criuOn)
+	off := w.ConfText()
+	w.SetConf(off + strings.ReplaceAll(criuOn, "_restore\"", "_only\""))
+	w.Start()
+	refused(t, "restores are off still", restore("/some/archive.tar"), codes.FailedPrecondition, "container_level_enabled")
+	w.Stop()
+	w.SetConf(off + criuOn)
 	w.Start("PATH=" + w.Dir)
 	refused(t, "without criu", checkpoint(), codes.FailedPrecondition, "criu", "PATH")
 	w.Stop()
