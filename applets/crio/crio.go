@@ -2,6 +2,7 @@
 package crio
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -88,17 +89,19 @@ func addFlag(set *pflag.FlagSet, o *config.Option) {
 	}
 }
 
+// files are crio.conf and the folder of drop-ins.
+func (c *command) files() (file, dir string) {
+	if c.file != "" {
+		return c.file, c.dir
+	}
+	return confFile, cmp.Or(c.dir, confDir)
+}
+
 // load reads the files and puts the environment and the flags over them; warnings are
 // for the log.
 func (c *command) load() (conf *config.Config, warnings []string, err error) {
-	file, dir, must := c.file, c.dir, c.file != ""
-	if file == "" {
-		file = confFile
-		if dir == "" {
-			dir = confDir
-		}
-	}
-	if conf, warnings, err = config.Load(file, dir, must); err != nil {
+	file, dir := c.files()
+	if conf, warnings, err = config.Load(file, dir, c.file != ""); err != nil {
 		return nil, nil, err
 	}
 	if err := conf.SetEnv(os.LookupEnv); err != nil {
@@ -138,11 +141,12 @@ func (c *command) start() (*config.Config, *slog.Logger, *log.Control, error) {
 }
 
 func (c *command) serve(ctx context.Context) error {
-	conf, l, _, err := c.start()
+	conf, l, control, err := c.start()
 	if err != nil {
 		return err
 	}
-	return daemon.Run(ctx, conf, l)
+	file, dir := c.files()
+	return daemon.Run(ctx, conf, daemon.Source{File: file, Dir: dir, Load: c.load, Level: control}, l)
 }
 
 func (c *command) configCommand() *cobra.Command {

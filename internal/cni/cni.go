@@ -36,6 +36,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni/plugin"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/linux/watch"
 )
 
 // IfName is the pod's interface.
@@ -142,11 +143,11 @@ func New(o Options) (*Network, error) {
 		lib: libcni.NewCNIConfigWithCacheDir(o.PluginDirs, o.CacheDir, e)}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
-	w := newWatch(o.ConfDir, o.Log)
+	w := watch.New("the CNI configuration folder", watch.Dir(o.ConfDir), o.Log)
 	n.reload()
 	go func() {
 		defer close(n.stopped)
-		w.run(ctx, n.reload)
+		w.Run(ctx, n.reload)
 	}()
 	return n, nil
 }

@@ -17,7 +17,7 @@ type Runtime struct {
 	AddInheritableCaps  bool     `toml:"add_inheritable_capabilities" flag:"add-inheritable-capabilities" doc:"make them inheritable too, as before CVE-2022-27652" inert:"not built in yet"`
 	DefaultEnv          []string `toml:"default_env" flag:"default-env" live:"yes" is:"pairs" doc:"NAME=VALUE for the environment of every container"`
 	MinGOMAXPROCS       int      `toml:"min_injected_gomaxprocs" flag:"min-injected-gomaxprocs" env:"CONTAINER_INJECT_GOMAXPROCS" is:"0.." doc:"least GOMAXPROCS that is put into the environment of containers with a CPU request and no limit; 0: none is put there" inert:"not built in yet"`
-	DefaultSysctls      []string `toml:"default_sysctls" flag:"default-sysctls" live:"yes" is:"pairs" doc:"NAME=VALUE, set in every pod that owns the namespace"`
+	DefaultSysctls      []string `toml:"default_sysctls" flag:"default-sysctls" is:"pairs" doc:"NAME=VALUE, set in every pod that owns the namespace"`
 	AllowedDevices      []string `toml:"allowed_devices" flag:"allowed-devices" doc:"what pods may ask for by the annotation devices.crio.io" inert:"not built in yet"`
 	AdditionalDevices   []string `toml:"additional_devices" flag:"additional-devices" live:"yes" doc:"HOST:CONTAINER:PERMISSIONS for every container"`
 	CDISpecDirs         []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" live:"yes" is:"paths" doc:"folders with the specifications of CDI devices; later ones win"`

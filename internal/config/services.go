@@ -16,7 +16,7 @@ type Image struct {
 	RegistriesConfDir    string   `toml:"registries_conf_dir" flag:"registries-conf-dir" is:"path?" live:"yes" doc:"drop-ins of registries.conf; empty: the system's"`
 	CertsDir             string   `toml:"certs_dir" flag:"certs-dir" is:"path?" live:"yes" doc:"a folder per registry with its CA and client certificates; empty: the system's"`
 	ImageVolumes         string   `toml:"image_volumes" flag:"image-volumes" is:"mkdir bind ignore" live:"yes" doc:"what becomes of VOLUMEs of an image"`
-	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" live:"yes" doc:"where pulls put large temporary files; empty: beside the storage"`
+	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" doc:"where pulls put large temporary files; empty: beside the storage"`
 	AutoReloadRegistries bool     `toml:"auto_reload_registries" flag:"auto-reload-registries" env:"AUTO_RELOAD_REGISTRIES" inert:"changed files are always seen: registries.conf and its drop-ins are watched like crio.conf" doc:"watch registries.conf and its drop-ins"`
 	PullProgressTimeout  Duration `toml:"pull_progress_timeout" flag:"pull-progress-timeout" live:"yes" doc:"a pull that moves no byte for so long is given up; 0s: never"`
 	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" doc:"image volumes may be OCI artifacts" inert:"not built in yet"`

@@ -27,7 +27,7 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 		RuntimeHandlers: s.d.Handlers(), Features: s.d.Features,
 	}
 	var err error
-	resp.Info, err = info(r.GetVerbose(), map[string]any{"config": s.d.Config, "version": version.Version, "owedNetworks": s.d.Pods.Owed()})
+	resp.Info, err = info(r.GetVerbose(), map[string]any{"config": s.d.Config(), "version": version.Version, "owedNetworks": s.d.Pods.Owed()})
 	return resp, err
 }
 

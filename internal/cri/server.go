@@ -41,7 +41,7 @@ type Deps struct {
 	// Systemd says that the systemd cgroup driver is used.
 	Systemd bool
 	// Config is shown by a verbose Status.
-	Config any
+	Config func() any
 	Log    *slog.Logger
 }
 

@@ -24,8 +24,9 @@ import (
 const drainTime = 10 * time.Second
 
 // Run serves the CRI until SIGTERM or SIGINT, or until ctx ends. Pods and
-// containers are not touched by its end.
-func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
+// containers are not touched by its end. SIGHUP, or a change of the files that c came
+// from, reloads the configuration.
+func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGPIPE)
@@ -46,7 +47,7 @@ func Run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		return errors.Join(err, p.close())
 	}
 	go p.collect(ctx)
-	err = p.serve(ctx)
+	err = p.serve(ctx, newReloader(p, from))
 	return errors.Join(err, p.close(), notify("STOPPING=1"))
 }
 
@@ -94,7 +95,7 @@ func takeLock(c *config.Config) (*os.File, error) {
 }
 
 // serve listens and answers until ctx ends.
-func (p *parts) serve(ctx context.Context) error {
+func (p *parts) serve(ctx context.Context, r *reloader) error {
 	if err := p.streams.Listen(); err != nil {
 		return err
 	}
@@ -122,15 +123,18 @@ func (p *parts) serve(ctx context.Context) error {
 	if err := notify("READY=1"); err != nil {
 		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
 	}
-	dump := make(chan os.Signal, 1)
-	signal.Notify(dump, unix.SIGUSR1, unix.SIGHUP)
-	defer signal.Stop(dump)
+	told := make(chan os.Signal, 8)
+	signal.Notify(told, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP)
+	defer signal.Stop(told)
+	r.watch(ctx)
 	for {
 		select {
 		case err := <-failed:
 			return err
-		case s := <-dump:
-			p.onSignal(s)
+		case <-r.wanted:
+			r.reload(false)
+		case s := <-told:
+			p.onSignal(s, r)
 		case <-ctx.Done():
 			p.log.Info("ending; pods and containers go on")
 			p.events.Close()
@@ -141,13 +145,17 @@ func (p *parts) serve(ctx context.Context) error {
 	}
 }
 
-func (p *parts) onSignal(s os.Signal) {
-	if s == unix.SIGUSR1 {
+func (p *parts) onSignal(s os.Signal, r *reloader) {
+	switch s {
+	case unix.SIGHUP:
+		r.signalled()
+	case unix.SIGUSR1:
 		path, err := dumpStacks()
 		p.log.Info("wrote the goroutines' stacks", "path", path, "err", err)
-		return
+	case unix.SIGUSR2:
+		debug.FreeOSMemory()
+		p.log.Info("collected garbage")
 	}
-	p.log.Warn("SIGHUP: configuration is not reloaded while the daemon runs yet; restart it, pods go on meanwhile")
 }
 
 func listen(path string) (net.Listener, error) {

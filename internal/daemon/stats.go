@@ -3,16 +3,15 @@ package daemon
 import (
 	"time"
 
-	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/stats"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // newStats makes what tells of consumption.
-func newStats(p *parts, driver cgroup.Driver) *stats.Collector {
+func newStats(p *parts) *stats.Collector {
 	layers, c := p.store.ContainersPath(), p.conf.Stats
-	return stats.New(stats.Options{Source: p.pods, Reader: stats.Kernel(p.store, layers), LayersPath: layers, ContainerCgroup: cgroups{driver}.containerCgroup,
+	return stats.New(stats.Options{Source: p.pods, Reader: stats.Kernel(p.store, layers), LayersPath: layers, ContainerCgroup: cgroups{p.driver}.containerCgroup,
 		Period: time.Duration(c.CollectionPeriod), Metrics: c.IncludedPodMetrics, Log: p.log})
 }
 

@@ -31,13 +31,16 @@ import (
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/version"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // parts is everything that was built.
 type parts struct {
-	conf    *config.Config
+	conf    *config.Config // as it was at the start: what no reload changes
 	log     *slog.Logger
+	now     current // what a reload changes
+	driver  cgroup.Driver
 	store   *storage.Store
 	images  *image.Service
 	network *cni.Network
@@ -57,8 +60,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	driver, err := cgroupDriver(c)
-	if err != nil {
+	if p.driver, err = cgroupDriver(c); err != nil {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
@@ -69,39 +71,30 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}); err != nil {
 		return p, err
 	}
-	p.images = image.New(image.Options{Store: p.store, AuthFile: c.Image.GlobalAuthFile, Policy: c.Image.SignaturePolicy,
-		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
-		BigFilesDir: c.Image.BigFilesTemporaryDir, ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Log: log})
+	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Log: log})
 	if p.network, err = cni.New(cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork,
 		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}); err != nil {
 		return p, err
 	}
-	criu, err := criuConfig(c)
+	g, err := p.newGeneration(c)
 	if err != nil {
 		return p, err
 	}
-	hs, err := newHandlers(c, bin, driver, log)
-	if err != nil {
+	p.now.Store(g)
+	if p.plugins, err = newPlugins(c, p.now.InjectCDI, log); err != nil {
 		return p, err
 	}
-	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), criu, log)
-	if err != nil {
-		return p, err
-	}
-	if p.plugins, err = newPlugins(c, sm, log); err != nil {
-		return p, err
-	}
-	if p.pods, err = newPods(p, hs, sm, driver); err != nil {
+	if p.pods, err = newPods(p); err != nil {
 		return p, err
 	}
 	p.streams = stream.New(streamOptions(c, p.pods, log))
-	p.stats = newStats(p, driver)
+	p.stats = newStats(p)
 	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
 		Checkpoints: &checkpoint.Service{Pods: p.pods, Images: images{p.images, p.store}, Checkpoint: c.Checkpoint.Level != "" && c.Checkpoint.Level != "none", Restore: c.Checkpoint.Level == "checkpoint_restore"},
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
-		Handlers: hs.list,
+		Handlers: p.now.handlerList,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
-		Systemd:  driver == cgroup.Systemd, Config: c, Log: log}
+		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Log: log}
 	return p, nil
 }
 
@@ -156,7 +149,7 @@ func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.L
 	return hs, nil
 }
 
-func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.Manager, error) {
+func newPods(p *parts) (*pod.Manager, error) {
 	c := p.conf
 	boot, err := bootID()
 	if err != nil {
@@ -170,11 +163,11 @@ func newPods(p *parts, hs handlers, sm *specMaker, driver cgroup.Driver) (*pod.M
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
 		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
-			LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot, SystemdCgroup: driver == cgroup.Systemd},
+			LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
-		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
-		Handlers: hs, Specs: sm, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
+		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
+		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 	})
 }
 
@@ -200,14 +193,14 @@ func monitorEnv(env []string) []string {
 
 // newPlugins sets up the node resource interface, or what stands for it when it is
 // off.
-func newPlugins(c *config.Config, sm *specMaker, log *slog.Logger) (*nri.Plugins, error) {
+func newPlugins(c *config.Config, cdi func(*specs.Spec, []string) error, log *slog.Logger) (*nri.Plugins, error) {
 	n := c.NRI
 	if !n.Enable {
 		return nri.None(), nil
 	}
 	o := nri.Options{Socket: n.Listen, PluginDir: n.PluginDir, ConfigDir: n.PluginConfigDir, NoConnections: n.DisableConnections,
 		Registration: time.Duration(n.RegistrationTimeout), Request: time.Duration(n.RequestTimeout),
-		Version: version.Version, InjectCDI: sm.cdi.Inject, Log: log}
+		Version: version.Version, InjectCDI: cdi, Log: log}
 	if v := c.Validator; v.Enable {
 		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: v.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: v.RejectSeccompDefault,
 			RejectUnconfinedSeccompAdjustment: v.RejectSeccompNone, RejectCustomSeccompAdjustment: v.RejectSeccompCustom,

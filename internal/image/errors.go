@@ -19,6 +19,7 @@ import (
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
 )
@@ -41,6 +42,9 @@ func pullError(err error, n reference.Named, sys *types.SystemContext) error {
 	}
 	if code, found := statusCode(err); found {
 		return statusError(code, err, sys)
+	}
+	if reg, e := sysregistriesv2.FindRegistry(sys, n.Name()); e == nil && reg != nil && reg.Blocked {
+		return errs.Errorf(errs.KindDenied, "registries.conf blocks %s", reg.Prefix)
 	}
 	var untrusted *tls.CertificateVerificationError
 	switch {

@@ -36,20 +36,16 @@ import (
 // Options are the files and rules of the image service. Empty paths mean the
 // system's default places.
 type Options struct {
-	Store                             *own.Store
-	AuthFile                          string
-	Policy                            string
-	RegistriesConf, RegistriesConfDir string
-	CertsDir                          string
-	BigFilesDir                       string
-	ProgressTimeout                   time.Duration // without a byte; 0: none
-	Pinned                            []string
-	Log                               *slog.Logger
+	Store       *own.Store
+	BigFilesDir string
+	Rules       Rules
+	Log         *slog.Logger
 }
 
 // Service is the image service.
 type Service struct {
 	opts    Options
+	rules   atomic.Pointer[Rules]
 	store   storage.Store
 	durable storage.Store // the same, for what must be on the disk: pulls
 
@@ -88,6 +84,7 @@ type Image struct {
 // New makes the service over an open store.
 func New(o Options) *Service {
 	s := &Service{opts: o, store: o.Store.Raw(), durable: o.Store.Durable(), pulls: map[string]*Pull{}, configs: map[string]*detail{}}
+	s.rules.Store(&o.Rules)
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.temp = s.tempDir()
 	entries, _ := os.ReadDir(s.temp)
@@ -116,23 +113,6 @@ func (s *Service) Close() {
 }
 
 const closeTime = 5 * time.Second
-
-// sys makes the library's context; auth may be nil.
-func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
-	return &types.SystemContext{
-		AuthFilePath:                s.opts.AuthFile,
-		SystemRegistriesConfPath:    s.opts.RegistriesConf,
-		SystemRegistriesConfDirPath: s.opts.RegistriesConfDir,
-		DockerPerHostCertDirPath:    s.opts.CertsDir,
-		BigFilesTemporaryDir:        s.temp,
-		// No file: the store itself knows the digests of its layers, and the library
-		// falls back to memory. Its database would cost several fsyncs per layer.
-		BlobInfoCacheDir:        os.DevNull,
-		SignaturePolicyPath:     s.opts.Policy,
-		DockerAuthConfig:        auth,
-		DockerRegistryUserAgent: "monocrio",
-	}
-}
 
 // Find looks an image up by name, by name and digest, by id or by the beginning of
 // an id. The kind of the error is NotFound if there is none, or if it is damaged: a
@@ -236,7 +216,7 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
 	}
 	for _, n := range append(i.RepoTags, i.RepoDigests...) {
-		i.Pinned = i.Pinned || pinned(s.opts.Pinned, n)
+		i.Pinned = i.Pinned || pinned(s.rules.Load().Pinned, n)
 	}
 	return i, nil
 }

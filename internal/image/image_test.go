@@ -101,7 +101,7 @@ func TestPinned(t *testing.T) {
 			t.Errorf("%s, %s: %t", c.pattern, c.name, got)
 		}
 	}
-	r := newRig(t, func(r *rig) { r.opts.Pinned = []string{"*keep*"} })
+	r := newRig(t, func(r *rig) { r.opts.Rules.Pinned = []string{"*keep*"} })
 	keep, _ := r.add("keep", "v1", registry.Image{}, "x")
 	other, _ := r.add("other", "v1", registry.Image{}, "y")
 	r.mustPull(keep + ":v1")

@@ -26,7 +26,6 @@ import (
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
-	"go.podman.io/storage/pkg/configfile"
 )
 
 // Auth are the credentials of one request; all empty: those of the auth file.
@@ -137,10 +136,15 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 
 // run tries the names in turn.
 func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthConfig, token string) (id string, err error) {
-	if err := errors.Join(s.makeTempDir(), s.checkAuthFile(creds)); err != nil {
+	if err := s.makeTempDir(); err != nil {
 		return "", err
 	}
-	policy, err := s.policy()
+	if creds == nil {
+		if err := checkAuthFile(s.rules.Load().AuthFile); err != nil {
+			return "", err
+		}
+	}
+	policy, err := s.policyContext()
 	if err != nil {
 		return "", err
 	}
@@ -184,7 +188,7 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		p.watch(progress, s.opts.ProgressTimeout, cancel)
+		p.watch(progress, s.rules.Load().ProgressTimeout, cancel)
 	}()
 	err = s.copyImage(ctx, ref, dst, policy, sys, progress)
 	close(progress)
@@ -264,25 +268,22 @@ func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Durati
 	}
 }
 
-// policy is policy.json, or "accept everything" where there is none.
-func (s *Service) policy() (*signature.PolicyContext, error) {
-	p, err := signature.DefaultPolicy(s.sys(nil))
-	if errors.Is(err, configfile.ErrConfigFileNotFound) && s.opts.Policy == "" {
-		p, err = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}, nil
-	}
+// policyContext makes the signature policy ready for one pull.
+func (s *Service) policyContext() (*signature.PolicyContext, error) {
+	p, err := policy(s.sys(nil))
 	if err != nil {
-		return nil, errs.Precondition("cannot read the signature policy: %w", err)
+		return nil, err
 	}
 	return signature.NewPolicyContext(p)
 }
 
 // checkAuthFile finds a broken file of credentials before it looks like a registry
-// that refuses.
-func (s *Service) checkAuthFile(creds *types.DockerAuthConfig) error {
-	if s.opts.AuthFile == "" || creds != nil {
+// that refuses. An absent one is fine.
+func checkAuthFile(path string) error {
+	if path == "" {
 		return nil
 	}
-	data, err := os.ReadFile(s.opts.AuthFile)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -293,7 +294,7 @@ func (s *Service) checkAuthFile(creds *types.DockerAuthConfig) error {
 		err = json.Unmarshal(data, &content)
 	}
 	if err != nil {
-		return errs.Precondition("cannot read the credentials in %s (global_auth_file): %w", s.opts.AuthFile, err)
+		return errs.Precondition("cannot read the credentials in %s (global_auth_file): %w", path, err)
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func TestCallerGoesAway(t *testing.T) {
 // While a pull stalls, all else answers; it is given up in the end, and the next one
 // begins anew.
 func TestStall(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.opts.ProgressTimeout = 2 * time.Second })
+	r := newRig(t, func(r *rig) { r.opts.Rules.ProgressTimeout = 2 * time.Second })
 	other, _ := r.add("other", "v1", registry.Image{}, "o")
 	r.mustPull(other + ":v1")
 	full, _ := r.add("stall", "v1", registry.Image{Compress: registry.Gzip}, noise(300_000), noise(300_000))
@@ -245,9 +245,9 @@ func TestLogin(t *testing.T) {
 			"bad base64":    {auth: Auth{Auth: "%"}, kind: errs.KindInvalid, parts: []string{"base64"}},
 		} {
 			t.Run(name+" "+token, func(t *testing.T) {
-				r.Service.opts.AuthFile = filepath.Join(r.dir, "absent.json")
+				r.Service.rules.Load().AuthFile = filepath.Join(r.dir, "absent.json")
 				if c.file != "" {
-					r.Service.opts.AuthFile = r.file("auth.json", c.file)
+					r.Service.rules.Load().AuthFile = r.file("auth.json", c.file)
 				}
 				id, err := r.Pull(context.Background(), full+":v1", c.auth)
 				if c.kind != errs.KindInternal {
@@ -265,14 +265,14 @@ func TestLogin(t *testing.T) {
 		}
 	}
 	r.reg.SetLogin("me", "secret", "t0ken")
-	r.Service.opts.AuthFile = filepath.Join(r.dir, "absent.json")
+	r.Service.rules.Load().AuthFile = filepath.Join(r.dir, "absent.json")
 	if _, err := r.Pull(context.Background(), full+":v1", Auth{RegistryToken: "t0ken"}); err != nil {
 		t.Errorf("with a token: %v", err)
 	}
 }
 
 func TestTLS(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.opts.CertsDir = filepath.Join(r.dir, "certs") })
+	r := newRig(t, func(r *rig) { r.opts.Rules.CertsDir = filepath.Join(r.dir, "certs") })
 	r.add("tls", "v1", registry.Image{}, "a")
 	addr, ca, stop := r.reg.ServeTLS()
 	defer stop()
@@ -308,7 +308,7 @@ func TestPolicy(t *testing.T) {
 		"unknown":       {`{"default": [{"type": "hope"}]}`, errs.KindPrecondition, []string{"policy.json", "hope"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.Service.opts.Policy = r.file("policy.json", c.text)
+			r.Service.rules.Load().Policy = r.file("policy.json", c.text)
 			r.reg.Blobs.Store(0)
 			id, err := r.pull(full + ":v1")
 			if c.parts == nil {
@@ -326,7 +326,7 @@ func TestPolicy(t *testing.T) {
 			}
 		})
 	}
-	r.Service.opts.Policy = filepath.Join(r.dir, "absent.json")
+	r.Service.rules.Load().Policy = filepath.Join(r.dir, "absent.json")
 	_, err := r.pull(full + ":v1")
 	wants(t, err, errs.KindPrecondition, "absent.json")
 }

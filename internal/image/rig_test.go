@@ -49,8 +49,8 @@ func newRig(t *testing.T, change func(*rig)) *rig {
 	}
 	t.Cleanup(stop)
 	r.addr = addr
-	r.opts = Options{RegistriesConf: r.file("registries.conf", fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", addr)),
-		RegistriesConfDir: filepath.Join(r.dir, "none"), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
+	r.opts = Options{Rules: Rules{RegistriesConf: r.file("registries.conf", fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", addr)),
+		RegistriesConfDir: filepath.Join(r.dir, "none")}, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
 	if change != nil {
 		change(r)
 	}

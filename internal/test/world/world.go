@@ -41,6 +41,7 @@ type World struct {
 	Socket   string
 	Conf     string // crio.conf
 	NetDir   string
+	Args     []string // more arguments of the daemon
 
 	bin    string
 	daemon *exec.Cmd
@@ -184,7 +185,7 @@ func (w *World) Start(env ...string) {
 
 // TryStart is Start for a daemon that may fail.
 func (w *World) TryStart(env ...string) error {
-	cmd := exec.Command(w.bin, "crio", "-c", w.Conf)
+	cmd := exec.Command(w.bin, append([]string{"crio", "-c", w.Conf}, w.Args...)...)
 	cmd.Env = append(append(os.Environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
 	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/pod"
+	"github.com/monocrio/monocrio/internal/pod/process"
+	"github.com/monocrio/monocrio/internal/pod/state"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// generation is what follows from one configuration and is made anew by a reload. A
+// request that has begun with one ends with it.
+type generation struct {
+	conf     *config.Config
+	handlers handlers
+	specs    *specMaker
+}
+
+// newGeneration checks and builds; nothing is in force yet.
+func (p *parts) newGeneration(c *config.Config) (*generation, error) {
+	bin := filepath.Join(c.Crio.RunDir, "bin")
+	criu, err := criuConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	hs, err := newHandlers(c, bin, p.driver, p.log)
+	if err != nil {
+		return nil, err
+	}
+	sm, err := newSpecMaker(c, hs, filepath.Join(bin, "pause"), criu, p.log)
+	if err != nil {
+		return nil, err
+	}
+	return &generation{conf: c, handlers: hs, specs: sm}, nil
+}
+
+// current is the generation in force. It stands where package pod wants handlers and
+// specs, and where the CRI's face wants facts.
+type current struct{ atomic.Pointer[generation] }
+
+// Handler implements pod.Handlers.
+func (c *current) Handler(name string) (*process.Handler, error) {
+	return c.Load().handlers.Handler(name)
+}
+
+// Container implements pod.Specs.
+func (c *current) Container(ctx context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
+	return c.Load().specs.Container(ctx, r)
+}
+
+// Infra implements pod.Specs.
+func (c *current) Infra(ctx context.Context, r pod.SpecRequest) (*specs.Spec, error) {
+	return c.Load().specs.Infra(ctx, r)
+}
+
+// Check implements pod.Specs.
+func (c *current) Check(r *api.LinuxContainerResources) error { return c.Load().specs.Check(r) }
+
+// Limits implements pod.Specs.
+func (c *current) Limits(list ...*api.LinuxContainerResources) *specs.LinuxResources {
+	return c.Load().specs.Limits(list...)
+}
+
+// InjectCDI is what NRI plugins ask for.
+func (c *current) InjectCDI(s *specs.Spec, names []string) error {
+	return c.Load().specs.cdi.Inject(s, names)
+}
+
+func (c *current) handlerList() []*api.RuntimeHandler { return c.Load().handlers.list() }
+
+// keepsUsed refuses a generation in which a handler lacks, or keeps its state elsewhere,
+// while pods use it: they could not be ended any more.
+func (g *generation) keepsUsed(old *generation, used map[string]int) error {
+	for name, n := range used {
+		if name == "" {
+			continue
+		}
+		was, now := old.conf.Runtime.Runtimes[name], g.conf.Runtime.Runtimes[name]
+		if _, ok := g.conf.Runtime.Runtimes[name]; !ok {
+			return errs.Precondition("[crio.runtime.runtimes.%s] is gone, and %d pods use it: remove them first, or keep it", name, n)
+		}
+		if was.Root != now.Root || was.Type != now.Type {
+			return errs.Precondition("[crio.runtime.runtimes.%s] has another runtime_root or runtime_type, and %d pods use it: remove them first, or restore it", name, n)
+		}
+	}
+	return nil
+}
+
+// imageRules are the rules of the image service.
+func imageRules(c *config.Config) image.Rules {
+	return image.Rules{AuthFile: c.Image.GlobalAuthFile, Policy: c.Image.SignaturePolicy,
+		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
+		ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages}
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/linux/watch"
+	"github.com/monocrio/monocrio/internal/telemetry/log"
+	"golang.org/x/sys/unix"
+)
+
+// Source is where a configuration comes from.
+type Source struct {
+	// File and Dir are crio.conf and its drop-ins; they need not exist.
+	File, Dir string
+	// Load reads them, and what is put over them. The warnings are for the log.
+	Load func() (c *config.Config, warnings []string, err error)
+	// Level is the log's control.
+	Level *log.Control
+}
+
+// reloader puts changed files in force while the daemon runs. All or nothing: if any
+// part of the new configuration is wrong, the old one stays.
+type reloader struct {
+	p      *parts
+	from   Source
+	seen   map[string]string // state of the registries' files when they were read
+	told   []string          // options that wait for a restart, as the log knows
+	wanted chan struct{}     // something may have changed
+}
+
+func newReloader(p *parts, from Source) *reloader {
+	r := &reloader{p: p, from: from, wanted: make(chan struct{}, 1)}
+	r.seen = states(p.now.Load().conf)
+	return r
+}
+
+// watch asks for a reload when a file changes, until ctx ends.
+func (r *reloader) watch(ctx context.Context) {
+	w := watch.New("the configuration files", r.dirs, r.p.log)
+	go w.Run(ctx, func() {
+		select {
+		case r.wanted <- struct{}{}:
+		default: // one is to come
+		}
+	})
+}
+
+// dirs lists the folders in which the files are, drop-ins with all below them.
+func (r *reloader) dirs() []string {
+	set := map[string]bool{}
+	for _, path := range append([]string{r.from.File}, registriesFiles(r.p.now.Load().conf)[0]) {
+		if path != "" {
+			set[filepath.Dir(path)] = true
+		}
+	}
+	for _, dir := range []string{r.from.Dir, registriesFiles(r.p.now.Load().conf)[1]} {
+		if dir == "" {
+			continue
+		}
+		set[dir] = true
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				set[path] = true
+			}
+			return nil
+		})
+	}
+	var list []string
+	for dir := range set {
+		if abs, err := filepath.Abs(dir); err == nil {
+			list = append(list, abs)
+		}
+	}
+	return list
+}
+
+func registriesFiles(c *config.Config) []string {
+	rules := imageRules(c)
+	return rules.Files()
+}
+
+// states tells which registries' files there are, and which content they have by size
+// and time.
+func states(c *config.Config) map[string]string {
+	set := map[string]string{}
+	for _, path := range registriesFiles(c) {
+		_ = filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				if fi, err := os.Stat(path); err == nil {
+					set[path] = fmt.Sprint(fi.Size(), fi.ModTime().UnixNano())
+				}
+			}
+			return nil
+		})
+	}
+	return set
+}
+
+// reload reads everything again. told: somebody asked for it; files that options name
+// are read again even if no option has changed.
+func (r *reloader) reload(told bool) {
+	l := r.p.log
+	next, warnings, err := r.from.Load()
+	if err != nil {
+		l.Error("the configuration is not reloaded, the present one stays", "err", err)
+		return
+	}
+	old := r.p.now.Load()
+	merged, changed, restart := old.conf.Next(next)
+	seen := states(merged)
+	if !maps.Equal(seen, r.seen) {
+		changed = append(changed, "registries.conf")
+	}
+	if len(changed) == 0 && !told { // asked, files that options name are read again as well
+		if !slices.Equal(restart, r.told) {
+			tell(l, "the configuration has nothing new that is live", changed, restart)
+			r.told = restart
+		}
+		return
+	}
+	for _, w := range warnings {
+		l.Warn(w)
+	}
+	if err := r.apply(old, merged); err != nil {
+		l.Error("the configuration is not reloaded, the present one stays", "err", err, "changed", strings.Join(changed, " "))
+		return
+	}
+	r.seen, r.told = seen, restart
+	tell(l, "configuration reloaded", changed, restart)
+}
+
+func tell(l *slog.Logger, what string, changed, restart []string) {
+	var attrs []any
+	attrs = append(attrs, "changed", cmp.Or(strings.Join(changed, " "), "nothing"))
+	if len(restart) > 0 {
+		attrs = append(attrs, "needRestart", strings.Join(restart, " "))
+	}
+	l.Info(what, attrs...)
+}
+
+// apply prepares every part, then commits: what follows the last check cannot fail.
+func (r *reloader) apply(old *generation, c *config.Config) error {
+	g, err := r.p.newGeneration(c)
+	if err != nil {
+		return err
+	}
+	used := map[string]int{}
+	for _, v := range r.p.pods.Pods() {
+		used[v.Request.Handler]++
+	}
+	if err := g.keepsUsed(old, used); err != nil {
+		return err
+	}
+	commit, err := r.p.images.Prepare(imageRules(c))
+	if err != nil {
+		return err
+	}
+	r.p.now.Store(g)
+	commit()
+	r.from.Level.Set(c.Runtime.LogLevel, c.LogFilter())
+	return nil
+}
+
+// signalled is a reload that the service manager may wait for, systemd.service(5),
+// Type=notify-reload.
+func (r *reloader) signalled() {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	err := notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", ts.Nano()/int64(time.Microsecond)))
+	r.reload(true)
+	if err == nil {
+		err = notify("READY=1")
+	}
+	if err != nil {
+		r.p.log.Warn("cannot tell the service manager of the reload", "err", err)
+	}
+}

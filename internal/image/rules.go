@@ -1,0 +1,89 @@
+package image
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/errs"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/configfile"
+)
+
+// Rules are the files that say which images may be had from where, and by whom. They
+// may change while the daemon runs.
+type Rules struct {
+	AuthFile                          string
+	Policy                            string
+	RegistriesConf, RegistriesConfDir string
+	CertsDir                          string
+	ProgressTimeout                   time.Duration // without a byte; 0: none
+	Pinned                            []string
+}
+
+// Prepare checks what the rules name, and reads registries.conf again. commit puts
+// them in force and cannot fail. Pulls in flight keep the rules that they began with.
+func (s *Service) Prepare(r Rules) (commit func(), err error) {
+	if _, err := policy(r.sys(nil)); err != nil {
+		return nil, err
+	}
+	if err := checkAuthFile(r.AuthFile); err != nil {
+		return nil, err
+	}
+	// The library keeps what it has read by the names of the files; if they are broken
+	// it keeps what it had.
+	if _, err := sysregistriesv2.TryUpdatingCache(r.sys(nil)); err != nil {
+		return nil, errs.Precondition("cannot read registries.conf: %w", err)
+	}
+	return func() { s.rules.Store(&r) }, nil
+}
+
+// Files lists the files and folders that say which registries there are.
+func (r *Rules) Files() []string {
+	file, dir := r.RegistriesConf, r.RegistriesConfDir
+	if file == "" {
+		file = "/etc/containers/registries.conf"
+	}
+	if dir == "" {
+		dir = filepath.Join(filepath.Dir(file), "registries.conf.d")
+	}
+	return []string{file, dir}
+}
+
+// sys makes the library's context; auth may be nil.
+func (r *Rules) sys(auth *types.DockerAuthConfig) *types.SystemContext {
+	return &types.SystemContext{
+		AuthFilePath:                r.AuthFile,
+		SystemRegistriesConfPath:    r.RegistriesConf,
+		SystemRegistriesConfDirPath: r.RegistriesConfDir,
+		DockerPerHostCertDirPath:    r.CertsDir,
+		// No file: the store itself knows the digests of its layers, and the library
+		// falls back to memory. Its database would cost several fsyncs per layer.
+		BlobInfoCacheDir:        os.DevNull,
+		SignaturePolicyPath:     r.Policy,
+		DockerAuthConfig:        auth,
+		DockerRegistryUserAgent: "monocrio",
+	}
+}
+
+// sys makes the library's context; auth may be nil.
+func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
+	c := s.rules.Load().sys(auth)
+	c.BigFilesTemporaryDir = s.temp
+	return c
+}
+
+// policy is policy.json, or "accept everything" where there is none.
+func policy(sys *types.SystemContext) (*signature.Policy, error) {
+	p, err := signature.DefaultPolicy(sys)
+	if errors.Is(err, configfile.ErrConfigFileNotFound) && sys.SignaturePolicyPath == "" {
+		p, err = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}, nil
+	}
+	if err != nil {
+		return nil, errs.Precondition("cannot read the signature policy: %w", err)
+	}
+	return p, nil
+}
