@@ -13,6 +13,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/daemon"
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/monocrio/monocrio/internal/telemetry/log"
 	"github.com/monocrio/monocrio/internal/version"
 	"github.com/spf13/cobra"
@@ -39,13 +40,25 @@ func Main(args []string) int {
 	// daemon. So it stays with this goroutine, which enters none.
 	runtime.LockOSThread()
 	c := &command{flags: config.Default()}
+	root := c.tree()
+	root.SetArgs(args[1:])
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		fmt.Fprintf(os.Stderr, "crio: %s\n", strings.ReplaceAll(err.Error(), "\n", "\ncrio: "))
+		return 1
+	}
+	return 0
+}
+
+// tree makes the commands and the flags.
+func (c *command) tree() *cobra.Command {
 	root := &cobra.Command{
-		Use: "crio", Short: "Kubernetes Container Runtime Interface daemon", Args: cobra.NoArgs,
+		Use: "crio", Short: "Kubernetes Container Runtime Interface daemon", Long: about, Args: noArgs,
 		SilenceUsage: true, SilenceErrors: true, Version: version.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
 	}
-	root.AddCommand(c.configCommand(), c.versionCommand(), c.teardownCommand())
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(c.configCommand(), versionCommand(), c.teardownCommand(), completionCommand(), manCommand(), markdownCommand(), publishCommand())
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.Flags().BoolP("version", "v", false, "print the version")
 	c.set = root.PersistentFlags()
 	c.set.StringVarP(&c.file, "config", "c", "", "configuration file (default "+confFile+", if it is there)")
 	c.set.StringVarP(&c.dir, "config-dir", "d", "", "folder of drop-ins that are read after it (default "+confDir+" beside the default file)")
@@ -54,18 +67,13 @@ func Main(args []string) int {
 			addFlag(c.set, &o)
 		}
 	}
-	c.set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "tz" {
 			name = "timezone"
 		}
 		return pflag.NormalizedName(name)
 	})
-	root.SetArgs(args[1:])
-	if err := root.ExecuteContext(context.Background()); err != nil {
-		fmt.Fprintf(os.Stderr, "crio: %s\n", strings.ReplaceAll(err.Error(), "\n", "\ncrio: "))
-		return 1
-	}
-	return 0
+	return root
 }
 
 // addFlag makes the flag of an option; the option's declaration says all.
@@ -86,6 +94,9 @@ func addFlag(set *pflag.FlagSet, o *config.Option) {
 		set.TextVarP(v, o.Flag, o.Letter, *v, help)
 	default:
 		panic("option " + o.Name() + " has a type that no flag has")
+	}
+	if len(o.Env) > 0 {
+		set.Lookup(o.Flag).Annotations = map[string][]string{manual.EnvAnnotation: o.Env}
 	}
 }
 
@@ -147,40 +158,4 @@ func (c *command) serve(ctx context.Context) error {
 	}
 	file, dir := c.files()
 	return daemon.Run(ctx, conf, daemon.Source{File: file, Dir: dir, Load: c.load, Level: control}, l)
-}
-
-func (c *command) configCommand() *cobra.Command {
-	var defaults bool
-	cmd := &cobra.Command{Use: "config", Short: "print the configuration as a commented file", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		conf := config.Default()
-		if !defaults {
-			var err error
-			if conf, _, _, err = c.start(); err != nil {
-				return err
-			}
-		}
-		text, err := conf.Text()
-		fmt.Print(text)
-		return err
-	}}
-	cmd.Flags().BoolVar(&defaults, "default", false, "print the defaults instead")
-	return cmd
-}
-
-func (c *command) versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs, Run: func(*cobra.Command, []string) {
-		fmt.Printf("Version:    %s\nGitCommit:  %s\nGoVersion:  %s\nPlatform:   %s/%s\n", version.Version, version.Commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	}}
-}
-
-func (c *command) teardownCommand() *cobra.Command {
-	return &cobra.Command{Use: "teardown", Short: "without pods and daemon: take down bridges, packet filter tables and mounts that are kept between runs",
-		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			conf, l, control, err := c.start()
-			if err != nil {
-				return err
-			}
-			control.Set("warn", nil)
-			return daemon.Teardown(cmd.Context(), conf, l)
-		}}
 }

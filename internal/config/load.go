@@ -62,8 +62,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// MarshalText writes the duration as Go does.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+// MarshalText writes the duration as crio.conf has it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // Load reads the file at path, if path is not empty, and then the files of dir in
 // lexical order of their paths, over the defaults. A missing dir is fine; a missing

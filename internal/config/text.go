@@ -103,7 +103,7 @@ func value(v any) (string, error) {
 		}
 		return "{" + strings.Join(pairs, ", ") + "}", nil
 	case Duration:
-		return strconv.Quote(time.Duration(v).String()), nil
+		return strconv.Quote(v.String()), nil
 	}
 	line, err := toml.Marshal(map[string]any{"v": v})
 	return strings.TrimSuffix(strings.TrimPrefix(string(line), "v = "), "\n"), err
@@ -166,4 +166,25 @@ func (o *Option) Choices() string {
 		return ""
 	}
 	return strings.Join(strings.Fields(strings.TrimPrefix(o.Is, "?")), ", ")
+}
+
+// Text is the option's value as crio.conf has it.
+func (o *Option) Text() string {
+	text, err := value(o.Value.Interface())
+	if err != nil {
+		return "?"
+	}
+	return text
+}
+
+// String writes a duration as people do: 4h, not 4h0m0s.
+func (d Duration) String() string {
+	text := time.Duration(d).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }

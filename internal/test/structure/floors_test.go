@@ -14,8 +14,8 @@ var floors = []struct {
 	name  string
 	rooms []string
 }{
-	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version"}},
-	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/telemetry/..."}},
+	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
+	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
@@ -134,7 +134,7 @@ var fences = []struct {
 	{"github.com/google/nftables", []string{"internal/cni/..."}},
 	{"github.com/mdlayher/netlink", []string{"internal/cni/nft"}},
 	{"github.com/pelletier/go-toml", []string{"internal/config"}},
-	{"github.com/spf13", []string{"applets/crio", "applets/ocic", "applets/runc", "applets/status"}},
+	{"github.com/spf13", []string{"internal/manual", "applets/crio", "applets/ocic", "applets/runc", "applets/status"}},
 	// libcontainer logs by it: one file there and one here turn it into log/slog.
 	{"github.com/sirupsen/logrus", []string{"internal/telemetry/log", "internal/oci/libct"}},
 	{"github.com/prometheus", []string{"internal/telemetry/metric", "internal/stats"}},
@@ -190,7 +190,7 @@ var (
 		"internal/monitor", "internal/monitor/contract", "internal/monitor/loop", "internal/linux/proc", "internal/linux/namespace",
 		"applets/conmon", "applets/pinns", "applets/pause", "applets/early", "applets/early/ctor",
 	}
-	leanMay = []string{"golang.org/x/sys/unix", "internal/errs", "internal/ident", "internal/fsx", "internal/version"}
+	leanMay = []string{"golang.org/x/sys/unix", "internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}
 	tooFat  = []string{"net/http", "encoding/xml", "regexp", "text/template", "html/template"}
 )
 
