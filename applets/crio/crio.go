@@ -56,10 +56,12 @@ func (c *command) tree() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: version.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
 	}
-	root.AddCommand(c.configCommand(), versionCommand(), c.teardownCommand(), completionCommand(), manCommand(), markdownCommand(), publishCommand())
+	root.AddCommand(c.configCommand(), versionCommand(), c.checkCommand(), c.wipeCommand(), c.teardownCommand(), completionCommand(), manCommand(), markdownCommand(), publishCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.Flags().BoolP("version", "v", false, "print the version")
-	c.set = root.PersistentFlags()
+	// Flags of the daemon stand before the command, so that commands may use their letters.
+	root.TraverseChildren = true
+	c.set = root.Flags()
+	c.set.BoolP("version", "v", false, "print the version")
 	c.set.StringVarP(&c.file, "config", "c", "", "configuration file (default "+confFile+", if it is there)")
 	c.set.StringVarP(&c.dir, "config-dir", "d", "", "folder of drop-ins that are read after it (default "+confDir+" beside the default file)")
 	for _, o := range c.flags.Options() {
@@ -72,6 +74,12 @@ func (c *command) tree() *cobra.Command {
 			name = "timezone"
 		}
 		return pflag.NormalizedName(name)
+	})
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok && cmd != root && c.set.Lookup(name) != nil {
+			return fmt.Errorf("--%s is the daemon's: it stands before the command: crio --%s ... %s", name, name, cmd.Name())
+		}
+		return err
 	})
 	return root
 }
@@ -152,8 +160,19 @@ func (c *command) start() (*config.Config, *slog.Logger, *log.Control, error) {
 }
 
 func (c *command) serve(ctx context.Context) error {
+	if err := joinMounts(); err != nil {
+		fmt.Fprintf(os.Stderr, "crio: KUBENSMNT: %v; going on in the present mount namespace\n", err)
+	}
 	conf, l, control, err := c.start()
 	if err != nil {
+		return err
+	}
+	stop, err := profile(&conf.Process, l)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := settle(); err != nil {
 		return err
 	}
 	file, dir := c.files()

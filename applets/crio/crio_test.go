@@ -133,6 +133,16 @@ func TestStrayWords(t *testing.T) {
 	}
 }
 
+// Flags of the daemon stand before the command; one that stands behind it is told.
+func TestMisplacedFlag(t *testing.T) {
+	if _, err := run(t, "config", "--log-level", "debug"); err == nil || !strings.Contains(err.Error(), "before the command") {
+		t.Error(err)
+	}
+	if _, err := run(t, "--log-levle", "debug"); err == nil || !strings.Contains(err.Error(), "--log-levle") {
+		t.Error(err)
+	}
+}
+
 // What `crio config` prints follows from file, environment and flags, in this order.
 func TestConfigCommand(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "crio.conf")

@@ -36,6 +36,10 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 		return err
 	}
 	defer lock.Close()
+	crashed, err := markStart(c)
+	if err != nil {
+		return err
+	}
 	p, err := build(c, log)
 	if err != nil {
 		return err
@@ -43,12 +47,21 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	if err := p.pods.Recover(ctx); err != nil {
 		return errors.Join(err, p.close())
 	}
+	if crashed && c.Crio.InternalRepair {
+		go p.lookAfterCrash()
+	}
 	if err := p.plugins.Start(p.pods); err != nil {
 		return errors.Join(err, p.close())
 	}
 	go p.collect(ctx)
 	err = p.serve(ctx, newReloader(p, from))
-	return errors.Join(err, p.close(), notify("STOPPING=1"))
+	if e := notify("STOPPING=1"); e != nil {
+		log.Warn("cannot tell the service manager that the daemon ends", "err", e)
+	}
+	if err = errors.Join(err, p.close()); err != nil {
+		return err
+	}
+	return markEnd(c)
 }
 
 // collect deletes what failed pulls have left, now and every hour.
@@ -123,6 +136,9 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 	if err := notify("READY=1"); err != nil {
 		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
 	}
+	if period := watchdogPeriod(); period > 0 {
+		go p.watchdog(ctx, period, p.alive)
+	}
 	told := make(chan os.Signal, 8)
 	signal.Notify(told, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP)
 	defer signal.Stop(told)
@@ -142,6 +158,22 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 			drain(g)
 			return fsx.RemoveIfThere(p.conf.API.Listen)
 		}
+	}
+}
+
+// alive takes the locks that every call takes.
+func (p *parts) alive(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		p.pods.Pods()
+		p.pods.Containers()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errs.Errorf(errs.KindDeadline, "pods cannot be listed: %w", ctx.Err())
 	}
 }
 

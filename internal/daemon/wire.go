@@ -67,13 +67,11 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if err := links(bin, "conmon", "runc", "pause"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
 	}
-	if p.store, err = storage.Open(storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
-		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}); err != nil {
+	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
 		return p, err
 	}
 	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Log: log})
-	if p.network, err = cni.New(cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork,
-		PluginDirs: c.Network.PluginDirs, CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}); err != nil {
+	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
 	g, err := p.newGeneration(c)
@@ -96,6 +94,16 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Log: log}
 	return p, nil
+}
+
+func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
+	return storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
+		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}
+}
+
+func networkOptions(c *config.Config, log *slog.Logger) cni.Options {
+	return cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork, PluginDirs: c.Network.PluginDirs,
+		CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}
 }
 
 // cgroupDriver is what the configuration says, else systemd where it runs.
