@@ -117,6 +117,8 @@ func TestWrongValues(t *testing.T) {
 }
 
 // TestPeriod: as CRI-O's files write it, and by its former name.
+//
+// Options: crio.stats.stats_collection_period
 func TestPeriod(t *testing.T) {
 	for _, c := range []struct {
 		text string

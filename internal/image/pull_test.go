@@ -100,6 +100,7 @@ func TestPullErrors(t *testing.T) {
 	r.mustPull(good + ":v1") // nothing of it stays in the way
 }
 
+// Options: crio.image.default_transport
 func TestPullReferences(t *testing.T) {
 	r := newRig(t, nil)
 	id := strings.Repeat("ab", 32)
@@ -192,6 +193,8 @@ func TestCallerGoesAway(t *testing.T) {
 
 // While a pull stalls, all else answers; it is given up in the end, and the next one
 // begins anew.
+//
+// Options: crio.image.pull_progress_timeout
 func TestStall(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.opts.Rules.ProgressTimeout = 2 * time.Second })
 	other, _ := r.add("other", "v1", registry.Image{}, "o")
@@ -223,6 +226,7 @@ func TestStall(t *testing.T) {
 	r.noTemp()
 }
 
+// Options: crio.image.global_auth_file
 func TestLogin(t *testing.T) {
 	r := newRig(t, nil)
 	full, _ := r.add("private", "v1", registry.Image{}, "a")
@@ -271,6 +275,7 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// Options: crio.image.certs_dir
 func TestTLS(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.opts.Rules.CertsDir = filepath.Join(r.dir, "certs") })
 	r.add("tls", "v1", registry.Image{}, "a")

@@ -222,6 +222,8 @@ func TestCheckpointPod(t *testing.T) {
 }
 
 // TestCheckpointRefusals: off, without criu, and of things that are no checkpoints.
+//
+// Options: crio.checkpoint_restore.container_level_enabled
 func TestCheckpointRefusals(t *testing.T) {
 	w := world.New(t, world.Options{})
 	w.Pull()

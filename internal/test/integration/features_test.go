@@ -14,6 +14,8 @@ import (
 
 // TestCDI: devices that a vendor's file describes, by the CRI's field and by the older
 // annotations; unknown ones are refused with the place that was looked at.
+//
+// Options: crio.runtime.cdi_spec_dirs
 func TestCDI(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(`{"cdiVersion": "0.6.0", "kind": "vendor.com/gpu", "devices": [

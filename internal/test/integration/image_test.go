@@ -162,6 +162,7 @@ func TestPullErrorCodes(t *testing.T) {
 	}
 }
 
+// Options: crio.image.signature_policy
 func TestPolicyRejects(t *testing.T) {
 	w := world.New(t, world.Options{Late: true})
 	path := filepath.Join(w.Dir, "policy.json")

@@ -345,6 +345,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Options: crio.stats.included_pod_metrics, crio.stats.collection_period
 func TestMetricsConfiguration(t *testing.T) {
 	w := world.New(t, world.Options{Extra: "[crio.stats]\nincluded_pod_metrics = [\"network\"]\ncollection_period = 3600\n"})
 	w.Pull()

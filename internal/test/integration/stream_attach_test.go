@@ -235,6 +235,8 @@ func TestExecStuck(t *testing.T) {
 
 // TestStreamIdle: a connection on which nothing moves is closed, and the command gets
 // what a broken line gives.
+//
+// Options: crio.api.stream_idle_timeout
 func TestStreamIdle(t *testing.T) {
 	w := streaming(t, `stream_idle_timeout = "1s"`)
 	pod := w.Pod("idle", nil)

@@ -67,6 +67,9 @@ func replace(t *testing.T, path string, data []byte) {
 	must(t, os.Rename(path+".new", path))
 }
 
+// Options: crio.api.stream_address, crio.api.stream_port, crio.api.stream_enable_tls,
+// crio.api.stream_tls_cert, crio.api.stream_tls_key, crio.api.stream_tls_ca,
+// crio.api.tls_min_version, crio.api.tls_cipher_suites
 func TestStreamTLS(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

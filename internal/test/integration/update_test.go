@@ -122,6 +122,8 @@ func TestUpdatePod(t *testing.T) {
 }
 
 // TestPodCIDR: the network becomes ready when the kubelet knows the node's ranges.
+//
+// Options: crio.network.cni_conf_template
 func TestPodCIDR(t *testing.T) {
 	w := world.New(t, world.Options{Net: "-", Late: true})
 	template := filepath.Join(w.Dir, "template")
