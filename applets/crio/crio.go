@@ -152,6 +152,11 @@ func (c *command) start() (*config.Config, *slog.Logger, *log.Control, error) {
 		}
 	}
 	l, control := log.New(out, conf.Process.LogFormat)
+	if conf.Process.LogFormat == "text" && log.IsJournal(out, os.Getenv("JOURNAL_STREAM")) {
+		if jl, jc, err := log.NewJournal("", out); err == nil { // else it gets lines
+			l, control = jl, jc
+		}
+	}
 	control.Set(conf.Runtime.LogLevel, conf.LogFilter())
 	for _, w := range warnings {
 		l.Warn(w)

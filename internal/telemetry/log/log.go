@@ -1,4 +1,5 @@
-// Package log sets up the program's log: log/slog, as text or JSON, to one stream.
+// Package log sets up the program's log: log/slog, as text or JSON to one stream, or in
+// fields to the journal.
 //
 // The vocabulary of attributes is small: rpc, req, pod, ctr, image, step, dur, err.
 // Libraries that write through logrus are bridged here, at debug level unless they
@@ -54,12 +55,17 @@ func New(w io.Writer, format string) (*slog.Logger, *Control) {
 	if format == "json" {
 		h = slog.NewJSONHandler(w, opts)
 	}
+	return route(h, c), c
+}
+
+// route makes the logger, and sends what libraries log to it.
+func route(h slog.Handler, c *Control) *slog.Logger {
 	l := slog.New(filtered{h, c})
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.DebugLevel)
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(bridge{l})
-	return l, c
+	return l
 }
 
 // nameTrace gives our level the name that crio.conf has for it.
