@@ -155,11 +155,17 @@ func (a Allowed) Strip(all map[string]string) map[string]string {
 	maps.DeleteFunc(out, func(key, _ string) bool {
 		k, _, _, ok := find(key)
 		if !ok {
-			return strings.HasPrefix(key, internalPrefix)
+			return reserved(key)
 		}
 		return !a.permits(k, key)
 	})
 	return out
+}
+
+// reserved tells names under which only the engine writes.
+func reserved(key string) bool {
+	domain, _, _ := strings.Cut(key, "/")
+	return strings.HasPrefix(key, internalPrefix) || strings.HasSuffix(domain, ".crio.io")
 }
 
 // Acting are the annotations that act, by their names, for a pod and each container.
