@@ -174,6 +174,13 @@ func (b *builder) selinux() error {
 func (b *builder) seccomp() error {
 	p := b.sc.GetSeccomp()
 	if b.sc.GetPrivileged() {
+		if b.in.Node.PrivilegedSeccomp == nil {
+			return nil
+		}
+		var err error
+		if b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Node.PrivilegedSeccomp), b.spec); err != nil {
+			return errs.Precondition("the seccomp profile of this node for privileged containers: %w", err)
+		}
 		return nil
 	}
 	if p == nil && b.sc.GetSeccompProfilePath() == "" { //nolint:staticcheck // old clients still send it

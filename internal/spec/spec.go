@@ -104,6 +104,8 @@ type Node struct {
 	PidsLimit       int64    // <= 0: none
 	// Seccomp is the content of the default profile; nil: the built-in one.
 	Seccomp []byte
+	// PrivilegedSeccomp is the profile of privileged containers; nil: none.
+	PrivilegedSeccomp []byte
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	ReadOnly          bool

@@ -128,7 +128,7 @@ func process(in *Input) {
 	in.Node.Env = []string{"NODE=1"}
 	in.Node.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1, Hard: 2}}
 	in.Config.Annotations = map[string]string{"mine": "x"}
-	in.Image.StopSignal = "SIGQUIT"
+	in.StopSignal = "SIGQUIT"
 }
 
 func manyMounts(in *Input) {
