@@ -76,6 +76,7 @@ func plainText(v string) string {
 // cpus adds shared processors, and names the one on which exec'd processes begin.
 func (b *builder) cpus() error {
 	cpu := b.spec.Linux.Resources.CPU
+	from := "" // where exec'd processes begin: shared processors, rather than the container's own
 	if v, ok := b.acts.Get(annotation.CPUShared, b.name); ok {
 		switch {
 		case v != "enable":
@@ -87,9 +88,13 @@ func (b *builder) cpus() error {
 		}
 		b.spec.Process.Env = append(b.spec.Process.Env, "OPENSHIFT_ISOLATED_CPUS="+cpu.Cpus, "OPENSHIFT_SHARED_CPUS="+b.in.Node.SharedCPUs)
 		cpu.Cpus += "," + b.in.Node.SharedCPUs
+		from = b.in.Node.SharedCPUs
 	}
-	if b.in.Node.ExecFirstCPU && cpu != nil && cpu.Cpus != "" {
-		first := strings.FieldsFunc(cpu.Cpus, func(r rune) bool { return r == ',' || r == '-' })[0]
+	if cpu != nil && from == "" {
+		from = cpu.Cpus
+	}
+	if b.in.Node.ExecFirstCPU && from != "" {
+		first := strings.FieldsFunc(from, func(r rune) bool { return r == ',' || r == '-' })[0]
 		b.spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: first}
 	}
 	return nil

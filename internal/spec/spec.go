@@ -245,7 +245,7 @@ func (b *builder) namespaces() error {
 // namespace: our own executable as pause, on an empty root file system.
 func Infra(in Input, executable string) *specs.Spec {
 	b := &builder{in: &in, sc: &cri.LinuxContainerSecurityContext{}}
-	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "infra"}}
+	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "POD"}}
 	b.spec = &specs.Spec{
 		Version: ociVersion, Annotations: b.annotations(),
 		Root: &specs.Root{Path: in.Rootfs, Readonly: true},

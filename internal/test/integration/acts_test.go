@@ -41,6 +41,14 @@ allowed_devices = ["/dev/full", "/dev/loop-control"]
 		{"dev", "(echo x >/dev/mine) 2>&1; ls /dev | grep -c mine", ".*No space left.*1", nil},
 		{"nodev", "ls /dev | grep -c mine", "0", nil},
 	})
+	stop := w.Ctr(w.Pod("stop", annotated("org.opencontainers.image.stopSignal", "SIGUSR1")), "main", "trap 'exit 7' USR1; trap : TERM; echo ready; while :; do sleep 1; done", nil)
+	w.Eventually("it handles signals", func() bool { return strings.Contains(w.LogText(w.Status(stop).GetLogPath()), "ready") })
+	if st := w.Status(stop); st.GetStopSignal() != cri.Signal_SIGNAL_SIGUSR1 {
+		t.Errorf("the stop signal is %s", st.GetStopSignal())
+	}
+	if _, err := w.StopContainer(w.Ctx(), &cri.StopContainerRequest{ContainerId: stop, Timeout: 30}); err != nil || w.Status(stop).GetExitCode() != 7 {
+		t.Errorf("stopped by SIGUSR1: %v, code %d", err, w.Status(stop).GetExitCode())
+	}
 	bad := w.CtrConfig("bad", "true")
 	if _, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: bad, SandboxConfig: w.PodConfig("x")}); err == nil || !strings.Contains(err.Error(), "allowed_devices") {
 		t.Errorf("a device that is not allowed: %v", err)

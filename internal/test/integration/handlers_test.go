@@ -77,7 +77,7 @@ monitor_cgroup = "/mtest-monitors-%[2]d"
 	})
 	runCases(t, w, plain, []specCase{{"profile", "mkdir /x && umask", "0022", def}})
 	ctr := w.Ctr(strict, "long", "sleep 1000", func(c *cri.ContainerConfig) {
-		c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "0"}
+		c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "0-1"}
 	})
 	config := readFile(t, filepath.Join(factsOf(w, ctr).Bundle, "config.json"))
 	for _, want := range []string{`"run.oci.x":"by the handler"`, `"note":"by the pod"`, `"execCPUAffinity":{"initial":"0"}`, `"io.kubernetes.cri-o.RuntimeHandler":"strict"`} {
