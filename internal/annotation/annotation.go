@@ -49,6 +49,8 @@ type Known struct {
 	// Scoped annotations may be meant for one container: NAME/CONTAINER.
 	Scoped bool
 	Effect string
+	// Inert says that it may be allowed and has no effect yet.
+	Inert bool
 }
 
 // internalPrefix begins the names under which the engine notes in config.json what it
@@ -65,24 +67,24 @@ func Table() []Known {
 		{Name: UnifiedCgroup, Old: old("UnifiedCgroup"), Scoped: true, Effect: "files of the container's cgroup v2: KEY=VALUE;KEY=VALUE"},
 		{Name: CgroupWritable, Old: old("cgroup2-mount-hierarchy-rw"), Scoped: true, Effect: "true: /sys/fs/cgroup can be written to (cgroup v2)"},
 		{Name: Umask, Old: old("umask"), Scoped: true, Effect: "umask of the first process, octal"},
-		{Name: SeccompProfile, Old: "seccomp-profile.kubernetes.cri-o.io", Scoped: true, Effect: "reference of an OCI artifact that holds a seccomp profile"},
-		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them"},
+		{Name: SeccompProfile, Old: "seccomp-profile.kubernetes.cri-o.io", Scoped: true, Effect: "reference of an OCI artifact that holds a seccomp profile", Inert: true},
+		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them", Inert: true},
 		{Name: LinkLogs, Old: old("LinkLogs"), Effect: "name of an emptyDir in which the pod's logs are to be seen, below logs"},
 		{Name: DisableFIPS, Old: old("DisableFIPS"), Scoped: true, Effect: "true: containers see a kernel without FIPS mode"},
 		{Name: SkipRelabel, Old: old("TrySkipVolumeSELinuxLabel"), Scoped: true, Effect: "true: volumes whose top folder has the right SELinux label are not relabelled"},
 		{Name: PlatformPath, Old: old("PlatformRuntimePath"), Effect: "platform whose runtime of platform_runtime_paths is used: OS/ARCH[/VARIANT]"},
-		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone"},
-		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors"},
-		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors"},
-		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N"},
-		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors"},
+		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone", Inert: true},
+		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors", Inert: true},
+		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors", Inert: true},
+		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N", Inert: true},
+		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors", Inert: true},
 		{Name: CPUShared, Scoped: true, Effect: "enable: the processors of shared_cpuset too"},
 		{Name: SkipGOMAXPROCS, Scoped: true, Effect: "true: no GOMAXPROCS is injected"},
-		{Name: TraceSyscall, Effect: "seccomp tracing hook"},
-		{Name: "io.kubernetes.cri.rdt-class", Effect: "RDT class of a container"},
-		{Name: "rdt.resources.beta.kubernetes.io/", Prefix: true, Effect: "RDT class of the pod or a container"},
-		{Name: "io.kubernetes.cri.blockio-class", Effect: "block I/O class of a container"},
-		{Name: "blockio.resources.beta.kubernetes.io/", Prefix: true, Effect: "block I/O class of the pod or a container"},
+		{Name: TraceSyscall, Effect: "for an OCI hook that records system calls"},
+		{Name: "io.kubernetes.cri.rdt-class", Effect: "RDT class of a container", Inert: true},
+		{Name: "rdt.resources.beta.kubernetes.io/", Prefix: true, Effect: "RDT class of the pod or a container", Inert: true},
+		{Name: "io.kubernetes.cri.blockio-class", Effect: "block I/O class of a container", Inert: true},
+		{Name: "blockio.resources.beta.kubernetes.io/", Prefix: true, Effect: "block I/O class of the pod or a container", Inert: true},
 		{Name: StopSignal, Effect: "signal that asks the container to end"},
 		{Name: "bundle", Effect: "passed to the OCI runtime"},
 		{Name: "org.systemd.property.", Prefix: true, Effect: "property of the container's systemd unit, by the OCI runtime"},
