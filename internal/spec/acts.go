@@ -95,7 +95,7 @@ func (b *builder) cpus() error {
 	}
 	if b.in.Node.ExecFirstCPU && from != "" {
 		first := strings.FieldsFunc(from, func(r rune) bool { return r == ',' || r == '-' })[0]
-		b.spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: first}
+		b.spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: first, Final: first} // kernels before 6.2 forget the first of them
 	}
 	return nil
 }

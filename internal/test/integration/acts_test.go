@@ -41,6 +41,14 @@ allowed_devices = ["/dev/full", "/dev/loop-control"]
 		{"dev", "(echo x >/dev/mine) 2>&1; ls /dev | grep -c mine", ".*No space left.*1", nil},
 		{"nodev", "ls /dev | grep -c mine", "0", nil},
 	})
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		two := w.Pod("two", annotated("io.kubernetes.cri-o.UnifiedCgroup.unified", "memory.high=20480000;pids.max=77", "cgroup2-mount-hierarchy-rw.crio.io/writable", "true"))
+		runCases(t, w, two, []specCase{
+			{"unified", "cat /sys/fs/cgroup/memory.high /sys/fs/cgroup/pids.max", "20480000\n77", nil},
+			{"writable", "cat /sys/fs/cgroup/memory.high; mkdir /sys/fs/cgroup/x && rmdir /sys/fs/cgroup/x && echo made", "max\nmade", nil},
+			{"read-only", "mkdir /sys/fs/cgroup/x 2>&1", ".*Read-only.*", nil},
+		})
+	}
 	stop := w.Ctr(w.Pod("stop", annotated("org.opencontainers.image.stopSignal", "SIGUSR1")), "main", "trap 'exit 7' USR1; trap : TERM; echo ready; while :; do sleep 1; done", nil)
 	w.Eventually("it handles signals", func() bool { return strings.Contains(w.LogText(w.Status(stop).GetLogPath()), "ready") })
 	if st := w.Status(stop); st.GetStopSignal() != cri.Signal_SIGNAL_SIGUSR1 {

@@ -80,7 +80,7 @@ monitor_cgroup = "/mtest-monitors-%[2]d"
 		c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "0-1"}
 	})
 	config := readFile(t, filepath.Join(factsOf(w, ctr).Bundle, "config.json"))
-	for _, want := range []string{`"run.oci.x":"by the handler"`, `"note":"by the pod"`, `"execCPUAffinity":{"initial":"0"}`, `"io.kubernetes.cri-o.RuntimeHandler":"strict"`} {
+	for _, want := range []string{`"run.oci.x":"by the handler"`, `"note":"by the pod"`, `"execCPUAffinity":{"initial":"0","final":"0"}`, `"io.kubernetes.cri-o.RuntimeHandler":"strict"`} {
 		if !strings.Contains(config, want) {
 			t.Errorf("config.json lacks %s", want)
 		}
@@ -127,12 +127,15 @@ func readFile(t *testing.T, path string) string {
 // cgroupOf is the path of a process in the first hierarchy with a controller.
 func cgroupOf(t *testing.T, pid int) string {
 	t.Helper()
+	unified := ""
 	for line := range strings.SplitSeq(readFile(t, fmt.Sprintf("/proc/%d/cgroup", pid)), "\n") {
-		if f := strings.SplitN(line, ":", 3); len(f) == 3 && (strings.Contains(f[1], "memory") || f[1] == "" && strings.Count(line, "/") > 1) {
+		if f := strings.SplitN(line, ":", 3); len(f) == 3 && strings.Contains(f[1], "memory") {
 			return f[2]
+		} else if len(f) == 3 && f[1] == "" {
+			unified = f[2]
 		}
 	}
-	return ""
+	return unified
 }
 
 // findCgroups lists the cgroups of a name.
