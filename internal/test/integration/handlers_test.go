@@ -43,6 +43,10 @@ func runWith(w *world.World, name, handler string, change func(*cri.PodSandboxCo
 func TestHandlerOptions(t *testing.T) {
 	dir := t.TempDir()
 	profile := write(t, filepath.Join(dir, "no-mkdir.json"), `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}`, 0o644)
+	others, scope := fmt.Sprintf("/mtest-monitors-%d", os.Getpid()), ""
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		others, scope = "mtestmonitors.slice", ".scope"
+	}
 	w := world.New(t, world.Options{Extra: fmt.Sprintf(`[crio.runtime]
 privileged_seccomp_profile = %[1]q
 conmon_env = ["FROM=node"]
@@ -60,9 +64,13 @@ exec_cpu_affinity = "first"
 container_create_timeout = 60
 [crio.runtime.runtimes.aside]
 inherit_default_runtime = true
-monitor_cgroup = "/mtest-monitors-%[2]d"
-`, profile, os.Getpid())})
-	w.AtEnd(func() { removeCgroup(t, fmt.Sprintf("/mtest-monitors-%d", os.Getpid())) })
+monitor_cgroup = %[2]q
+`, profile, others)})
+	w.AtEnd(func() {
+		if scope == "" {
+			removeCgroup(t, others)
+		}
+	})
 	w.Pull()
 	def := security(func(s *cri.LinuxContainerSecurityContext) {
 		s.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}
@@ -89,7 +97,7 @@ monitor_cgroup = "/mtest-monitors-%[2]d"
 		t.Errorf("exec on the first processor: %q", out)
 	}
 	at := cgroupOf(t, factsOf(w, ctr).MonitorPid)
-	if !strings.Contains(at, podFactsOf(w, strict).Cgroup) || !strings.HasSuffix(at, "crio-conmon-"+ctr) {
+	if !strings.Contains(at, podFactsOf(w, strict).Cgroup) || !strings.HasSuffix(at, "crio-conmon-"+ctr+scope) {
 		t.Errorf("the monitor of pod %s is in cgroup %s", podFactsOf(w, strict).Cgroup, at)
 	}
 	if env := readFile(t, fmt.Sprintf("/proc/%d/environ", factsOf(w, ctr).MonitorPid)); !strings.Contains(env, "FROM=handler") {
@@ -101,16 +109,14 @@ monitor_cgroup = "/mtest-monitors-%[2]d"
 	if _, err := w.RemoveContainer(w.Ctx(), &cri.RemoveContainerRequest{ContainerId: ctr}); err != nil {
 		t.Fatal(err)
 	}
-	if left := findCgroups(t, "crio-conmon-"+ctr); len(left) > 0 {
-		t.Errorf("the monitor's cgroup stays: %v", left)
-	}
+	w.Eventually("the monitor's cgroup is gone", func() bool { return len(findCgroups(t, "crio-conmon-"+ctr+scope)) == 0 })
 	small := w.CtrConfig("small", "true")
 	small.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 15 << 20}
 	if _, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: strict, Config: small, SandboxConfig: w.PodConfig("x")}); err == nil || !strings.Contains(err.Error(), "strict") {
 		t.Errorf("less memory than the handler needs: %v", err)
 	}
 	aside := w.Ctr(runWith(w, "aside", "aside", nil), "long", "sleep 1000", nil)
-	if at := cgroupOf(t, factsOf(w, aside).MonitorPid); !strings.HasSuffix(at, fmt.Sprintf("/mtest-monitors-%d", os.Getpid())) {
+	if at := cgroupOf(t, factsOf(w, aside).MonitorPid); !strings.Contains(at, others) {
 		t.Errorf("the monitor aside is in cgroup %s", at)
 	}
 }
