@@ -177,27 +177,35 @@ type Acting struct {
 
 // Acting picks those that act. Later maps win over earlier ones: a container's own
 // over its pod's.
-func (a Allowed) Acting(list ...map[string]string) Acting {
+func (a Allowed) Acting(list ...map[string]string) Acting { return a.ActingOver(nil, list...) }
+
+// ActingOver is Acting over annotations of the administrator, which all act.
+func (a Allowed) ActingOver(own map[string]string, list ...map[string]string) Acting {
 	out := Acting{all: map[string]string{}}
+	out.add(own, func(Known, string) bool { return true })
 	for _, m := range list {
-		newer := map[string]bool{} // the new spelling was seen: it wins
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			k, container, old, ok := find(key)
-			if !ok || !a.permits(k, key) {
-				continue
-			}
-			name := key
-			if !k.Prefix {
-				name = scoped(k.Name, container)
-			}
-			if old && newer[name] {
-				continue
-			}
-			newer[name] = !old
-			out.all[name] = m[key]
-		}
+		out.add(m, a.permits)
 	}
 	return out
+}
+
+func (a Acting) add(m map[string]string, permits func(Known, string) bool) {
+	newer := map[string]bool{} // the new spelling was seen: it wins
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		k, container, old, ok := find(key)
+		if !ok || !permits(k, key) {
+			continue
+		}
+		name := key
+		if !k.Prefix {
+			name = scoped(k.Name, container)
+		}
+		if old && newer[name] {
+			continue
+		}
+		newer[name] = !old
+		a.all[name] = m[key]
+	}
 }
 
 func scoped(name, container string) string {

@@ -88,6 +88,16 @@ func TestWhichValueCounts(t *testing.T) {
 	}
 }
 
+func TestAdministratorsOwn(t *testing.T) {
+	own := map[string]string{Umask: "own", "io.kubernetes.cri-o.ShmSize": "1"}
+	a := Allowed{Umask}.ActingOver(own, map[string]string{ShmSize: "2", Umask + "/main": "pod"})
+	for _, c := range []struct{ name, ctr, want string }{{Umask, "other", "own"}, {Umask, "main", "pod"}, {ShmSize, "", "1"}} {
+		if got, _ := a.Get(c.name, c.ctr); got != c.want {
+			t.Errorf("%s of %q: %q, want %q", c.name, c.ctr, got, c.want)
+		}
+	}
+}
+
 // Names are unique in both spellings, or one annotation would act as another.
 func TestTable(t *testing.T) {
 	seen := map[string]string{}

@@ -27,7 +27,7 @@ import (
 
 // Pod implements pod.Specs.
 func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
-	acts := m.allowed(r.Handler, r).Acting(r.Config.GetAnnotations())
+	acts := m.allowed(r.Handler, r).ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
 	r.Acts.Infra = !m.conf.DropInfraCtr
 	if v, ok := acts.Get(annotation.ShmSize, ""); ok {
 		if r.Acts.ShmSize, err = config.ParseBytes(v); err != nil || r.Acts.ShmSize <= 0 {
@@ -118,14 +118,15 @@ func fromRanges(list []idrange.Range) (out []specs.LinuxIDMapping) {
 
 // Admit implements pod.Specs.
 func (m *specMaker) Admit(p *state.PodRequest, c *state.ContainerRequest) error {
-	acts := m.allowed(p.Handler, p).Acting(p.Config.GetAnnotations(), c.Config.GetAnnotations())
+	h := m.conf.Runtimes[p.Handler]
+	acts := m.allowed(p.Handler, p).ActingOver(h.DefaultAnnotations, p.Config.GetAnnotations(), c.Config.GetAnnotations())
 	if v, ok := acts.Get(annotation.StopSignal, ""); ok {
 		if signal.Parse(v) == 0 {
 			return errs.Invalid("annotation %s = %q: Linux has no such signal", annotation.StopSignal, v)
 		}
 		c.StopWith = v
 	}
-	paths := m.conf.Runtimes[p.Handler].PlatformRuntimePaths
+	paths := h.PlatformRuntimePaths
 	platform, asked := acts.Get(annotation.PlatformPath, "")
 	if !asked {
 		platform = c.Image.Platform

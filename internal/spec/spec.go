@@ -59,7 +59,7 @@ type Input struct {
 
 // Acting are the annotations that act on the container.
 func (in *Input) Acting() annotation.Acting {
-	return in.Allowed.Acting(in.Pod.Annotations, in.Config.GetAnnotations())
+	return in.Allowed.ActingOver(in.DefaultAnnotations, in.Pod.Annotations, in.Config.GetAnnotations())
 }
 
 // Pod are the facts of the pod.

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -81,7 +83,20 @@ func TestAnnotationsDoNotAct(t *testing.T) {
 	if strings.Fields(out)[0] != "0022" || strings.Fields(out)[1] != "65536" || strings.Fields(out)[2] != "0" {
 		t.Errorf("annotations act that nobody allows: %q", out)
 	}
-	ctr := w.Create(pod, "spec", "true", nil)
+	files, err := registry.Busybox()
+	if err == nil { // what an image says of itself is nobody's request
+		evil := map[string]string{"umask.crio.io": "077", "run.oci.x": "y", "devices.crio.io": "/dev/fuse"}
+		_, err = w.Registry.Add("test/evil", "1", registry.Image{Layers: []map[string]registry.File{files}, Annotations: evil, Config: v1.ImageConfig{Labels: evil}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := &cri.ImageSpec{Image: w.Addr + "/test/evil:1", Annotations: map[string]string{"umask.crio.io": "077"}}
+	if _, err := w.Images.PullImage(w.Ctx(), &cri.PullImageRequest{Image: image}); err != nil {
+		t.Fatal(err)
+	}
+	runCases(t, w, pod, []specCase{{"evil", "umask; ls /dev | grep -c fuse", "0022\n0", func(c *cri.ContainerConfig) { c.Image = image }}})
+	ctr := w.Create(pod, "spec", "true", func(c *cri.ContainerConfig) { c.Image = image })
 	data, err := os.ReadFile(filepath.Join(factsOf(w, ctr).Bundle, "config.json"))
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ conmon_env = ["FROM=node"]
 [crio.runtime.runtimes.strict]
 inherit_default_runtime = true
 seccomp_profile = %[1]q
-default_annotations = {"run.oci.x" = "by the handler", "note" = "by the handler"}
+default_annotations = {"run.oci.x" = "by the handler", "note" = "by the handler", "umask.crio.io" = "022", "shm-size.crio.io" = "4M"}
 allowed_annotations = ["umask.crio.io"]
 privileged_without_host_devices = true
 container_min_memory = "20MiB"
@@ -81,6 +81,7 @@ monitor_cgroup = %[2]q
 	}), w.Pod("plain", annotated("umask.crio.io", "077"))
 	runCases(t, w, strict, []specCase{
 		{"profile", "mkdir /x 2>&1; umask", ".*not permitted.*0077", def},
+		{"shm", "df -k /dev/shm | tail -1 | awk '{print $2}'", "4096", nil},
 		{"privileged", "mkdir /x 2>&1; ls /dev | grep -c full", ".*not permitted.*1", security(func(s *cri.LinuxContainerSecurityContext) { s.Privileged = true })},
 	})
 	runCases(t, w, plain, []specCase{{"profile", "mkdir /x && umask", "0022", def}})
