@@ -37,8 +37,8 @@ type Runtime struct {
 	ContainerExitsDir   string   `toml:"container_exits_dir" flag:"container-exits-dir" is:"path?" doc:"where monitors leave exit codes; empty: exits in run_dir"`
 	ContainerAttachDir  string   `toml:"container_attach_socket_dir" flag:"container-attach-socket-dir" is:"path?" doc:"where attach sockets are reachable; empty: attach in run_dir"`
 	BindMountPrefix     string   `toml:"bind_mount_prefix" flag:"bind-mount-prefix" live:"yes" is:"path?" doc:"where the host's root is seen, for a daemon that runs in a container"`
-	UIDMappings         string   `toml:"uid_mappings" flag:"uid-mappings" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, user IDs of all pods" inert:"not built in yet"`
-	GIDMappings         string   `toml:"gid_mappings" flag:"gid-mappings" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, group IDs of all pods" inert:"not built in yet"`
+	UIDMappings         string   `toml:"uid_mappings" flag:"uid-mappings" live:"yes" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, several parted by commas: user IDs of pods that say nothing of user namespaces and are neither privileged nor in namespaces of the node"`
+	GIDMappings         string   `toml:"gid_mappings" flag:"gid-mappings" live:"yes" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, their group IDs"`
 	MinimumUID          int64    `toml:"minimum_mappable_uid" flag:"minimum-mappable-uid" old:"user namespaces of pods" doc:"least host user ID that an annotation may map; -1: any"`
 	MinimumGID          int64    `toml:"minimum_mappable_gid" flag:"minimum-mappable-gid" old:"user namespaces of pods" doc:"least host group ID that an annotation may map; -1: any"`
 	LogLevel            string   `toml:"log_level" flag:"log-level,l" live:"yes" is:"trace debug info warn warning error fatal panic" doc:"least level that the daemon logs"`
@@ -49,7 +49,7 @@ type Runtime struct {
 	PidsLimit           int64    `toml:"pids_limit" flag:"pids-limit" live:"yes" is:"1.. or -1" old:"the kubelet's podPidsLimit" doc:"most processes of one container; -1: no limit"`
 	LogSizeMax          int64    `toml:"log_size_max" flag:"log-size-max" is:"8192.. or -1" old:"the kubelet's containerLogMaxSize" doc:"bytes at which a container log starts anew; -1: never"`
 	CtrStopTimeout      int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" env:"CONTAINER_STOP_TIMEOUT" is:"1.." inert:"every stop of the CRI names its grace period" doc:"seconds that a container has to end"`
-	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled: pod, or the name of a slice" inert:"not built in yet"`
+	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled: pod, or the name of a slice" inert:"the daemon pulls images itself, in its own cgroup"`
 	InfraCPUSet         string   `toml:"infra_ctr_cpuset" flag:"infra-ctr-cpuset" live:"yes" is:"cpus" doc:"CPUs of pause processes"`
 	SharedCPUSet        string   `toml:"shared_cpuset" flag:"shared-cpuset" live:"yes" is:"cpus" doc:"CPUs that containers with their own may share, by the annotation cpu-shared.crio.io"`
 	AbsentMountSources  []string `toml:"absent_mount_sources_to_reject" flag:"absent-mount-sources-to-reject" live:"yes" is:"paths" doc:"host paths that are not made when a mount names them and they are absent"`

@@ -45,6 +45,9 @@ func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.Pod
 	if v, ok := acts.Get(annotation.UserNS, ""); ok {
 		return m.userNS(r, v, others)
 	}
+	if m.mapped(r) {
+		r.Acts.UIDs, r.Acts.GIDs = fromRanges(m.nodeIDs.UIDs), fromRanges(m.nodeIDs.GIDs)
+	}
 	return func() {}, nil
 }
 
@@ -67,6 +70,15 @@ func logsIn(r *state.PodRequest, volume string) (string, error) {
 		return "", errs.Precondition("annotation %s = %q: there is no folder %s", annotation.LinkLogs, volume, dir)
 	}
 	return dir, nil
+}
+
+// mapped tells whether a pod has the node's mapping: one that says nothing of user
+// namespaces, and needs none of what they take away.
+func (m *specMaker) mapped(r *state.PodRequest) bool {
+	sc := r.Config.GetLinux().GetSecurityContext()
+	o := sc.GetNamespaceOptions()
+	return len(m.nodeIDs.UIDs) > 0 && o.GetUsernsOptions() == nil && !sc.GetPrivileged() &&
+		!r.HostNetwork() && !r.HostIPC() && o.GetPid() != cri.NamespaceMode_NODE
 }
 
 // userNS finds the ids of a user namespace that an annotation asks for.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -83,6 +84,36 @@ func TestContainersThatAreRefused(t *testing.T) {
 		wantError(t, c.key+"="+c.value, m.Admit(p, r), c.want)
 		if r.Handler != c.handler {
 			t.Errorf("%s=%s, image of %s: handler %s, want %s", c.key, c.value, c.image, r.Handler, c.handler)
+		}
+	}
+}
+
+func TestNodesMapping(t *testing.T) {
+	m := &specMaker{conf: &config.Runtime{DropInfraCtr: true}}
+	var err error
+	if m.nodeIDs, err = idrange.Whole("1:9:5,0:1000:1", "0:1000:10"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		sc     *cri.LinuxSandboxSecurityContext
+		mapped bool
+	}{
+		{nil, true},
+		{&cri.LinuxSandboxSecurityContext{Privileged: true}, false},
+		{&cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}, false},
+		{&cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}}}, false},
+	} {
+		r := &state.PodRequest{Config: state.PodConfig{PodSandboxConfig: &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: c.sc}}}}
+		if _, err := m.Pod("id", r, nil); err != nil || (r.UserNS() != nil) != c.mapped {
+			t.Errorf("%v: %v %v, want a mapping: %v", c.sc, r.UserNS(), err, c.mapped)
+		}
+		if uid, gid := r.RootIDs(); c.mapped && (uid != 1000 || gid != 1000) {
+			t.Errorf("root is %d:%d", uid, gid)
+		}
+	}
+	for _, wrong := range []string{"", "0:1", "1:5:1", "0:5:2,1:9:1"} {
+		if _, err := idrange.Whole(wrong, "0:1:1"); err == nil {
+			t.Errorf("%q is accepted", wrong)
 		}
 	}
 }

@@ -50,6 +50,7 @@ type specMaker struct {
 	runDir  string
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
+	nodeIDs idrange.Map       // uid_mappings and gid_mappings
 	secrets []secrets.Entry   // of mounts.conf
 	seccomp map[string][]byte // default profiles, by handler
 }
@@ -85,6 +86,11 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 	}
 	if m.node.Localtime, err = localtime(c.Runtime.Timezone); err != nil {
 		return nil, err
+	}
+	if u, g := c.Runtime.UIDMappings, c.Runtime.GIDMappings; u != "" || g != "" {
+		if m.nodeIDs, err = idrange.Whole(u, g); err != nil {
+			return nil, errs.Invalid("[crio.runtime] uid_mappings = %q, gid_mappings = %q: %w", u, g, err)
+		}
 	}
 	if m.secrets, err = defaultMounts(c.Runtime.DefaultMountsFile); err != nil {
 		return nil, err

@@ -68,9 +68,9 @@ func Parse(text string) (*Request, error) {
 		case key == "map-to-root" && r.Auto:
 			r.MapToRoot, err = strconv.ParseBool(value)
 		case key == "uidmapping":
-			r.UIDs, err = ranges(value)
+			r.UIDs, err = Ranges(value)
 		case key == "gidmapping":
-			r.GIDs, err = ranges(value)
+			r.GIDs, err = Ranges(value)
 		default:
 			return fail("option %q is not known in mode %s", key, mode)
 		}
@@ -87,7 +87,8 @@ func Parse(text string) (*Request, error) {
 	return r, nil
 }
 
-func ranges(text string) (list []Range, err error) {
+// Ranges reads mappings CONTAINER:HOST:SIZE that are parted by commas.
+func Ranges(text string) (list []Range, err error) {
 	for one := range strings.SplitSeq(text, ",") {
 		var n [3]uint64
 		part := strings.Split(one, ":")
@@ -191,6 +192,22 @@ func overlap(list []Range, what string) error {
 		}
 	}
 	return nil
+}
+
+// Whole reads both halves of a mapping that several pods share.
+func Whole(uids, gids string) (m Map, err error) {
+	for _, h := range []struct {
+		what, text string
+		to         *[]Range
+	}{{"user", uids, &m.UIDs}, {"group", gids, &m.GIDs}} {
+		if *h.to, err = Ranges(h.text); err == nil {
+			err = overlap(*h.to, h.what)
+		}
+		if *h.to, err = rootFirst(*h.to, h.what, err); err != nil {
+			return Map{}, err
+		}
+	}
+	return m, nil
 }
 
 // rootFirst sorts by the ids inside, which must begin with 0: files of the pod belong to
