@@ -303,3 +303,40 @@ allowed_annotations = ["platform-runtime-path.crio.io"]
 		t.Errorf("a platform that has no runtime: %v", err)
 	}
 }
+
+func TestReadOnlyNodeWithMappedIDs(t *testing.T) {
+	w := world.New(t, world.Options{Extra: `[crio.runtime]
+read_only = true
+uid_mappings = "0:200000:65536"
+gid_mappings = "0:200000:65536"
+`})
+	w.Pull()
+	runCases(t, w, w.Pod("mapped", nil), []specCase{{"main", "awk '{print $1, $2, $3}' /proc/self/uid_map; touch /x 2>&1; touch /tmp/x /run/x /var/tmp/x /dev/shm/x && echo written",
+		"0 200000 65536\n.*Read-only.*written", nil}})
+	node := w.Pod("node", func(c *cri.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}
+	})
+	runCases(t, w, node, []specCase{{"main", "awk '{print $2}' /proc/self/uid_map", "0", nil}})
+}
+
+// Options change while the daemon runs: hooks, handlers, what is allowed.
+func TestReloadOfHandlers(t *testing.T) {
+	hooks, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
+	write(t, filepath.Join(hooks, "a.json"), fmt.Sprintf(`{"version":"1.0.0","hook":{"path":"/bin/sh","args":["sh","-c","echo ran >>%s"]},"when":{"always":true},"stages":["createRuntime"]}`, log), 0o644)
+	w := world.New(t, world.Options{})
+	w.Pull()
+	umask := annotated("umask.crio.io", "077")
+	before := w.Pod("before", umask)
+	runCases(t, w, before, []specCase{{"main", "umask", "0022", nil}})
+	w.SetConf(w.ConfText() + fmt.Sprintf("[crio.runtime]\nhooks_dir = [%q]\n[crio.runtime.runtimes.runc]\nallowed_annotations = [\"umask.crio.io\"]\n", hooks))
+	w.Eventually("the reload", func() bool { return strings.Contains(w.Log(), "configuration reloaded") })
+	runCases(t, w, before, []specCase{{"after", "umask", "0077", nil}})
+	if data := readFile(t, log); data != "ran\n" {
+		t.Errorf("the hook: %q", data)
+	}
+	good := w.ConfText()
+	w.SetConf(strings.Replace(good, "umask.crio.io", "umask.crio", 1))
+	w.Eventually("the refusal", func() bool { return strings.Contains(w.Log(), "the present one stays") })
+	runCases(t, w, before, []specCase{{"still", "umask", "0077", nil}})
+	w.SetConf(good)
+}
