@@ -62,7 +62,8 @@ func confPage() manual.Page {
 		}
 		p.Blocks = append(p.Blocks, manual.Term(o.Key+" = "+strings.ReplaceAll(o.Text(), "\n", " "), optionText(&o)))
 	}
-	p.Blocks = append(p.Blocks, manual.Heading("See also"), manual.Text("crio(8), crio.conf.d(5), containers-registries.conf(5), containers-policy.json(5), containers-storage.conf(5)"))
+	p.Blocks = append(p.Blocks, annotationSections()...)
+	p.Blocks = append(p.Blocks, manual.Heading("See also"), manual.Text("crio(8), crio.conf.d(5), oci-hooks(5), containers-mounts.conf(5), containers-registries.conf(5), containers-policy.json(5), containers-storage.conf(5)"))
 	return p
 }
 

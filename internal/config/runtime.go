@@ -7,25 +7,25 @@ type Runtime struct {
 	NoPivot             bool     `toml:"no_pivot" flag:"no-pivot" doc:"for a root file system that cannot be pivoted (a RAM disk)"`
 	SELinux             bool     `toml:"selinux" flag:"selinux" live:"yes" doc:"set SELinux labels where the kernel has it"`
 	LogToJournald       bool     `toml:"log_to_journald" flag:"log-journald" doc:"write containers' output to the journal as well" inert:"not built in yet"`
-	DropInfraCtr        bool     `toml:"drop_infra_ctr" flag:"drop-infra-ctr" doc:"no pause process but in pods that share a PID namespace" inert:"not built in yet"`
+	DropInfraCtr        bool     `toml:"drop_infra_ctr" flag:"drop-infra-ctr" live:"yes" doc:"no pause process but in pods that share a PID namespace"`
 	ReadOnly            bool     `toml:"read_only" flag:"read-only" live:"yes" doc:"make all root file systems read-only, with tmpfs on /run, /tmp and /var/tmp"`
 	Conmon              string   `toml:"conmon" flag:"conmon" live:"yes" is:"path?" old:"monitor_path of a handler" doc:"a foreign monitor executable; empty: our own"`
-	ConmonCgroup        string   `toml:"conmon_cgroup" flag:"conmon-cgroup" old:"monitor_cgroup of a handler" doc:"where monitors live" inert:"not built in yet"`
-	ConmonEnv           []string `toml:"conmon_env" flag:"conmon-env" old:"monitor_env of a handler" doc:"environment of the monitors" inert:"not built in yet"`
-	HooksDir            []string `toml:"hooks_dir" flag:"hooks-dir" is:"paths" doc:"folders with OCI hooks, oci-hooks(5); missing ones are skipped" inert:"not built in yet"`
+	ConmonCgroup        string   `toml:"conmon_cgroup" flag:"conmon-cgroup" live:"yes" old:"monitor_cgroup of a handler" doc:"where monitors live"`
+	ConmonEnv           []string `toml:"conmon_env" flag:"conmon-env" live:"yes" old:"monitor_env of a handler" doc:"environment of the monitors"`
+	HooksDir            []string `toml:"hooks_dir" flag:"hooks-dir" live:"yes" is:"paths" doc:"folders with OCI hooks, oci-hooks(5); missing ones are skipped"`
 	DefaultCapabilities []string `toml:"default_capabilities" flag:"default-capabilities" live:"yes" doc:"capabilities of containers, before what a pod adds and drops"`
-	AddInheritableCaps  bool     `toml:"add_inheritable_capabilities" flag:"add-inheritable-capabilities" doc:"make them inheritable too, as before CVE-2022-27652" inert:"not built in yet"`
+	AddInheritableCaps  bool     `toml:"add_inheritable_capabilities" flag:"add-inheritable-capabilities" live:"yes" doc:"make them inheritable too, as before CVE-2022-27652"`
 	DefaultEnv          []string `toml:"default_env" flag:"default-env" live:"yes" is:"pairs" doc:"NAME=VALUE for the environment of every container"`
-	MinGOMAXPROCS       int      `toml:"min_injected_gomaxprocs" flag:"min-injected-gomaxprocs" env:"CONTAINER_INJECT_GOMAXPROCS" is:"0.." doc:"least GOMAXPROCS that is put into the environment of containers with a CPU request and no limit; 0: none is put there" inert:"not built in yet"`
+	MinGOMAXPROCS       int      `toml:"min_injected_gomaxprocs" flag:"min-injected-gomaxprocs" live:"yes" env:"CONTAINER_INJECT_GOMAXPROCS" is:"0.." doc:"least GOMAXPROCS that is put into the environment of containers of burstable and best-effort pods; who asks for more CPUs gets more; 0: none is put there"`
 	DefaultSysctls      []string `toml:"default_sysctls" flag:"default-sysctls" is:"pairs" doc:"NAME=VALUE, set in every pod that owns the namespace"`
-	AllowedDevices      []string `toml:"allowed_devices" flag:"allowed-devices" doc:"what pods may ask for by the annotation devices.crio.io" inert:"not built in yet"`
+	AllowedDevices      []string `toml:"allowed_devices" flag:"allowed-devices" live:"yes" doc:"what pods may ask for by the annotation devices.crio.io"`
 	AdditionalDevices   []string `toml:"additional_devices" flag:"additional-devices" live:"yes" doc:"HOST:CONTAINER:PERMISSIONS for every container"`
 	CDISpecDirs         []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" live:"yes" is:"paths" doc:"folders with the specifications of CDI devices; later ones win"`
-	DeviceOwnership     bool     `toml:"device_ownership_from_security_context" flag:"device-ownership-from-security-context" env:"-" doc:"device nodes belong to the container's user and group" inert:"not built in yet"`
+	DeviceOwnership     bool     `toml:"device_ownership_from_security_context" flag:"device-ownership-from-security-context" live:"yes" env:"-" doc:"device nodes belong to the container's user and group"`
 	DecryptionKeysPath  string   `toml:"decryption_keys_path" flag:"decryption-keys-path" env:"-" is:"path?" doc:"folder with the private keys of encrypted images" inert:"not built in yet"`
 	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"read-only stores of OCI artifacts" inert:"not built in yet"`
 	SeccompProfile      string   `toml:"seccomp_profile" flag:"seccomp-profile" live:"yes" is:"path?" doc:"file with the default seccomp profile; empty or absent: the built-in one"`
-	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none" inert:"not built in yet"`
+	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" live:"yes" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none"`
 	AppArmorProfile     string   `toml:"apparmor_profile" flag:"apparmor-profile" live:"yes" doc:"name of the default AppArmor profile; crio-default is loaded by the daemon"`
 	BlockIOConfigFile   string   `toml:"blockio_config_file" flag:"blockio-config-file" env:"-" is:"path?" doc:"file with classes of block I/O" inert:"not built in yet"`
 	BlockIOReload       bool     `toml:"blockio_reload" flag:"blockio-reload" env:"-" doc:"look for block devices again for each container" inert:"not built in yet"`
@@ -33,14 +33,14 @@ type Runtime struct {
 	IRQBalanceRestore   string   `toml:"irqbalance_config_restore_file" flag:"irqbalance-config-restore-file" env:"-" doc:"where the CPUs that were banned before are kept; disable: they are not restored" inert:"not built in yet"`
 	RDTConfigFile       string   `toml:"rdt_config_file" flag:"rdt-config-file" env:"-" is:"path?" doc:"file with classes of cache and memory bandwidth (resctrl)" inert:"not built in yet"`
 	CgroupManager       string   `toml:"cgroup_manager" flag:"cgroup-manager" is:"? systemd cgroupfs" doc:"who makes cgroups; empty: systemd where it runs"`
-	DefaultMountsFile   string   `toml:"default_mounts_file" flag:"default-mounts-file" is:"path?" doc:"file with mounts for every container, containers-mounts.conf(5)" inert:"not built in yet"`
+	DefaultMountsFile   string   `toml:"default_mounts_file" flag:"default-mounts-file" live:"yes" is:"path?" doc:"file with mounts for every container, containers-mounts.conf(5)"`
 	ContainerExitsDir   string   `toml:"container_exits_dir" flag:"container-exits-dir" is:"path?" doc:"where monitors leave exit codes; empty: exits in run_dir"`
 	ContainerAttachDir  string   `toml:"container_attach_socket_dir" flag:"container-attach-socket-dir" is:"path?" doc:"where attach sockets are reachable; empty: attach in run_dir"`
-	BindMountPrefix     string   `toml:"bind_mount_prefix" flag:"bind-mount-prefix" is:"path?" doc:"where the host's root is seen, for a daemon that runs in a container" inert:"not built in yet"`
-	UIDMappings         string   `toml:"uid_mappings" flag:"uid-mappings" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, user IDs of all pods" inert:"not built in yet"`
-	GIDMappings         string   `toml:"gid_mappings" flag:"gid-mappings" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, group IDs of all pods" inert:"not built in yet"`
-	MinimumUID          int64    `toml:"minimum_mappable_uid" flag:"minimum-mappable-uid" old:"user namespaces of pods" doc:"least host user ID that an annotation may map; -1: any" inert:"not built in yet"`
-	MinimumGID          int64    `toml:"minimum_mappable_gid" flag:"minimum-mappable-gid" old:"user namespaces of pods" doc:"least host group ID that an annotation may map; -1: any" inert:"not built in yet"`
+	BindMountPrefix     string   `toml:"bind_mount_prefix" flag:"bind-mount-prefix" live:"yes" is:"path?" doc:"where the host's root is seen, for a daemon that runs in a container"`
+	UIDMappings         string   `toml:"uid_mappings" flag:"uid-mappings" live:"yes" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, several parted by commas: user IDs of pods that say nothing of user namespaces and are neither privileged nor in namespaces of the node"`
+	GIDMappings         string   `toml:"gid_mappings" flag:"gid-mappings" live:"yes" old:"user namespaces of pods" doc:"CONTAINER:HOST:SIZE, their group IDs"`
+	MinimumUID          int64    `toml:"minimum_mappable_uid" flag:"minimum-mappable-uid" old:"user namespaces of pods" doc:"least host user ID that an annotation may map; -1: any"`
+	MinimumGID          int64    `toml:"minimum_mappable_gid" flag:"minimum-mappable-gid" old:"user namespaces of pods" doc:"least host group ID that an annotation may map; -1: any"`
 	LogLevel            string   `toml:"log_level" flag:"log-level,l" live:"yes" is:"trace debug info warn warning error fatal panic" doc:"least level that the daemon logs"`
 	LogFilter           string   `toml:"log_filter" flag:"log-filter" live:"yes" is:"regexp" doc:"regular expression; the daemon logs only messages that match it"`
 	NamespacesDir       string   `toml:"namespaces_dir" flag:"namespaces-dir" is:"path?" doc:"where namespaces of pods are pinned, as netns/ID, ipcns/ID, ...; empty: pods/ID in run_dir" inert:"not built in yet"`
@@ -49,15 +49,15 @@ type Runtime struct {
 	PidsLimit           int64    `toml:"pids_limit" flag:"pids-limit" live:"yes" is:"1.. or -1" old:"the kubelet's podPidsLimit" doc:"most processes of one container; -1: no limit"`
 	LogSizeMax          int64    `toml:"log_size_max" flag:"log-size-max" is:"8192.. or -1" old:"the kubelet's containerLogMaxSize" doc:"bytes at which a container log starts anew; -1: never"`
 	CtrStopTimeout      int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" env:"CONTAINER_STOP_TIMEOUT" is:"1.." inert:"every stop of the CRI names its grace period" doc:"seconds that a container has to end"`
-	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled: pod, or the name of a slice" inert:"not built in yet"`
-	InfraCPUSet         string   `toml:"infra_ctr_cpuset" flag:"infra-ctr-cpuset" is:"cpus" doc:"CPUs of pause processes" inert:"not built in yet"`
-	SharedCPUSet        string   `toml:"shared_cpuset" flag:"shared-cpuset" is:"cpus" doc:"CPUs that containers with their own may share, by the annotation cpu-shared.crio.io" inert:"not built in yet"`
+	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled: pod, or the name of a slice" inert:"the daemon pulls images itself, in its own cgroup"`
+	InfraCPUSet         string   `toml:"infra_ctr_cpuset" flag:"infra-ctr-cpuset" live:"yes" is:"cpus" doc:"CPUs of pause processes"`
+	SharedCPUSet        string   `toml:"shared_cpuset" flag:"shared-cpuset" live:"yes" is:"cpus" doc:"CPUs that containers with their own may share, by the annotation cpu-shared.crio.io"`
 	AbsentMountSources  []string `toml:"absent_mount_sources_to_reject" flag:"absent-mount-sources-to-reject" live:"yes" is:"paths" doc:"host paths that are not made when a mount names them and they are absent"`
 	EnablePodEvents     bool     `toml:"enable_pod_events" flag:"enable-pod-events" env:"ENABLE_POD_EVENTS" inert:"events are always served; they cost nothing while nobody listens" doc:"serve the events of pods and containers (evented PLEG)"`
 	HostNetworkSELinux  bool     `toml:"hostnetwork_disable_selinux" flag:"hostnetwork-disable-selinux" live:"yes" doc:"no SELinux separation for pods of the host network"`
 	DisableHostPorts    bool     `toml:"disable_hostport_mapping" flag:"disable-hostport-mapping" env:"DISABLE_HOSTPORT_MAPPING" doc:"ignore the host ports of pods"`
-	Timezone            string   `toml:"timezone" flag:"timezone" env:"CONTAINER_TIME_ZONE" doc:"time zone of containers: Local for the node's, or a name such as Europe/Berlin; empty: the image's" inert:"not built in yet"`
-	NoSyncLog           bool     `toml:"no_sync_log" flag:"no-sync-log" old:"no_sync_log of a handler" doc:"do not force a log to the disk when its container ends"`
+	Timezone            string   `toml:"timezone" flag:"timezone" live:"yes" env:"CONTAINER_TIME_ZONE" doc:"time zone of containers: Local for the node's, or a name such as Europe/Berlin; empty: the image's"`
+	NoSyncLog           bool     `toml:"no_sync_log" flag:"no-sync-log" live:"yes" old:"no_sync_log of a handler" doc:"do not force a log to the disk when its container ends"`
 	CreateTimeout       Duration `toml:"container_create_timeout" flag:"container-create-timeout" old:"container_create_timeout of a handler" doc:"how long making a pod or container may take before it is undone"`
 
 	// Runtimes holds the tables [crio.runtime.runtimes.NAME].
@@ -72,22 +72,22 @@ type Handler struct {
 	Root                 string            `toml:"runtime_root" is:"path?" doc:"the runtime's state; empty: below run_dir"`
 	Type                 string            `toml:"runtime_type" is:"? oci" doc:"oci; empty is oci"`
 	ConfigPath           string            `toml:"runtime_config_path" is:"path?" doc:"configuration file of the runtime (vm only)" inert:"not built in yet"`
-	InheritDefault       bool              `toml:"inherit_default_runtime" doc:"take path, root, type and configuration file from the default handler" inert:"not built in yet"`
+	InheritDefault       bool              `toml:"inherit_default_runtime" doc:"take path, root, type and configuration file from the default handler"`
 	PrivilegedNoHost     bool              `toml:"privileged_without_host_devices" doc:"privileged containers get no host devices"`
 	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler"`
-	DefaultAnnotations   map[string]string `toml:"default_annotations" doc:"annotations that containers of this handler get if their pod does not say otherwise" inert:"not built in yet"`
+	DefaultAnnotations   map[string]string `toml:"default_annotations" doc:"annotations that containers of this handler get if their pod does not say otherwise"`
 	MonitorPath          string            `toml:"monitor_path" is:"path?" doc:"monitor executable; empty: our own"`
-	MonitorCgroup        string            `toml:"monitor_cgroup" doc:"where monitors live: pod, or a cgroup; empty: a cgroup beside the daemon's"`
+	MonitorCgroup        string            `toml:"monitor_cgroup" doc:"where monitors live: pod for a cgroup in their pod's, the name of a slice (systemd), or the path of a cgroup; empty: with the daemon"`
 	MonitorEnv           []string          `toml:"monitor_env" is:"pairs" doc:"environment of the monitors"`
-	MonitorExecCgroup    string            `toml:"monitor_exec_cgroup" is:"? container" doc:"container: what ExecSync costs is charged to the container" inert:"not built in yet"`
-	PlatformRuntimePaths map[string]string `toml:"platform_runtime_paths" doc:"executables for images of other platforms: OS/ARCH = PATH" inert:"not built in yet"`
+	MonitorExecCgroup    string            `toml:"monitor_exec_cgroup" is:"? container" doc:"container: what ExecSync costs is charged to the container" inert:"exec has no monitor, and its processes are always charged to the container"`
+	PlatformRuntimePaths map[string]string `toml:"platform_runtime_paths" doc:"executables for images of other platforms: OS/ARCH = PATH"`
 	PullImage            bool              `toml:"runtime_pull_image" doc:"the runtime pulls images inside its machine (vm only)" inert:"not built in yet"`
 	ContainerMinMemory   string            `toml:"container_min_memory" is:"bytes?" doc:"smallest memory limit that is accepted"`
-	NoSyncLog            bool              `toml:"no_sync_log" doc:"do not force a log to the disk when its container ends" inert:"not built in yet"`
+	NoSyncLog            bool              `toml:"no_sync_log" doc:"do not force a log to the disk when its container ends"`
 	StreamWebsockets     bool              `toml:"stream_websockets" inert:"the streaming server speaks WebSocket for every handler" doc:"serve streams over WebSocket (pod type only)"`
-	ExecCPUAffinity      string            `toml:"exec_cpu_affinity" is:"? first" doc:"first: processes of exec start on the container's first CPU" inert:"not built in yet"`
+	ExecCPUAffinity      string            `toml:"exec_cpu_affinity" is:"? first" doc:"first: processes of exec start on the container's first CPU"`
 	SeccompProfile       string            `toml:"seccomp_profile" is:"path?" doc:"default seccomp profile of this handler"`
-	CreateTimeout        int64             `toml:"container_create_timeout" is:"30.. or 0" doc:"seconds that making a container may take before it is undone; 0: the default" inert:"not built in yet"`
+	CreateTimeout        int64             `toml:"container_create_timeout" is:"30.. or 0" doc:"seconds that making a container may take before it is undone; 0: the default"`
 }
 
 // Workload is one table [crio.runtime.workloads.NAME]: pods that bear its annotation

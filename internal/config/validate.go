@@ -50,7 +50,7 @@ func (c *Config) Complete() error {
 	if c.API.GRPCMaxRecvMsgSize <= 0 {
 		c.API.GRPCMaxRecvMsgSize = Default().API.GRPCMaxRecvMsgSize
 	}
-	return errors.Join(c.check(c.Options()), c.metrics(), c.streams(), c.handlers(), c.workloads())
+	return errors.Join(c.check(c.Options()), c.metrics(), c.streams(), c.handlers(), c.workloads(), c.devices())
 }
 
 func (c *Config) metrics() (err error) {
@@ -72,7 +72,7 @@ func (c *Config) handlers() (err error) {
 		if !handlerName().MatchString(name) {
 			err = errors.Join(err, c.bad("crio.runtime", "runtimes", name, "a handler's name has lower-case letters, digits, '-' and '.'"))
 		}
-		err = errors.Join(err, c.check(tableOptions(table, &h)))
+		err = errors.Join(err, c.check(tableOptions(table, &h)), c.checkHandler(table, &h))
 	}
 	if _, ok := c.Runtime.Runtimes[c.Runtime.DefaultRuntime]; !ok {
 		err = errors.Join(err, c.bad("crio.runtime", "default_runtime", c.Runtime.DefaultRuntime,
@@ -92,7 +92,7 @@ func quoted(list []string) string {
 func (c *Config) workloads() (err error) {
 	for _, name := range sortedKeys(c.Runtime.Workloads) {
 		w, table := c.Runtime.Workloads[name], "crio.runtime.workloads."+name
-		err = errors.Join(err, c.check(append(tableOptions(table, &w), tableOptions(table+".resources", &w.Resources)...)))
+		err = errors.Join(err, c.check(append(tableOptions(table, &w), tableOptions(table+".resources", &w.Resources)...)), c.checkWorkload(table, &w))
 	}
 	return err
 }

@@ -130,7 +130,7 @@ func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
 	if err != nil {
 		return state.Image{}, err
 	}
-	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Config: i.Config}
+	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config}
 	if len(i.RepoDigests) > 0 {
 		out.Ref = i.RepoDigests[0]
 	}
@@ -173,6 +173,8 @@ func (monitors) Wait(ctx context.Context, id proc.ID) error {
 // handlers implements pod.Handlers.
 type handlers struct {
 	byName map[string]*process.Handler
+	// platforms are those with another platform's runtime, by recorded names.
+	platforms map[string]*process.Handler
 	// features are asked of the runtime once, when somebody wants to know.
 	features map[string]func() *api.RuntimeHandlerFeatures
 	def      string
@@ -208,8 +210,10 @@ func (h handlers) Handler(name string) (*process.Handler, error) {
 	if name == "" {
 		name = h.def
 	}
-	if r := h.byName[name]; r != nil {
-		return r, nil
+	for _, list := range []map[string]*process.Handler{h.byName, h.platforms} {
+		if r := list[name]; r != nil {
+			return r, nil
+		}
 	}
 	var names []string
 	for n := range h.byName {

@@ -39,6 +39,7 @@ func (p *parts) newGeneration(c *config.Config) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
+	sm.ids = p.ids // what is taken stays so
 	return &generation{conf: c, handlers: hs, specs: sm}, nil
 }
 
@@ -49,6 +50,16 @@ type current struct{ atomic.Pointer[generation] }
 // Handler implements pod.Handlers.
 func (c *current) Handler(name string) (*process.Handler, error) {
 	return c.Load().handlers.Handler(name)
+}
+
+// Pod implements pod.Specs.
+func (c *current) Pod(id string, r *state.PodRequest, others func() []state.PodView) (func(), error) {
+	return c.Load().specs.Pod(id, r, others)
+}
+
+// Admit implements pod.Specs.
+func (c *current) Admit(p *state.PodRequest, r *state.ContainerRequest) error {
+	return c.Load().specs.Admit(p, r)
 }
 
 // Container implements pod.Specs.
@@ -83,11 +94,16 @@ func (g *generation) keepsUsed(old *generation, used map[string]int) error {
 		if name == "" {
 			continue
 		}
-		was, now := old.conf.Runtime.Runtimes[name], g.conf.Runtime.Runtimes[name]
-		if _, ok := g.conf.Runtime.Runtimes[name]; !ok {
+		base := handlerName(name)
+		was, kind := old.conf.Runtime.Effective(base)
+		now, kindNow := g.conf.Runtime.Effective(base)
+		if _, err := g.handlers.Handler(name); base != name && err != nil {
+			return errs.Precondition("[crio.runtime.runtimes.%s] platform_runtime_paths lacks %s, and %d containers use it: remove them first, or keep it", base, name[len(base)+1:], n)
+		}
+		if _, ok := g.conf.Runtime.Runtimes[base]; !ok {
 			return errs.Precondition("[crio.runtime.runtimes.%s] is gone, and %d pods use it: remove them first, or keep it", name, n)
 		}
-		if was.Root != now.Root || was.Type != now.Type {
+		if kind != kindNow || was.Root != now.Root || was.Type != now.Type {
 			return errs.Precondition("[crio.runtime.runtimes.%s] has another runtime_root or runtime_type, and %d pods use it: remove them first, or restore it", name, n)
 		}
 	}

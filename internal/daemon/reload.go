@@ -159,6 +159,11 @@ func (r *reloader) apply(old *generation, c *config.Config) error {
 	for _, v := range r.p.pods.Pods() {
 		used[v.Request.Handler]++
 	}
+	for _, v := range r.p.pods.Containers() {
+		if name := v.Request.Handler; handlerName(name) != name {
+			used[name]++
+		}
+	}
 	if err := g.keepsUsed(old, used); err != nil {
 		return err
 	}

@@ -15,9 +15,12 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/capability"
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/hooks"
+	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
 	"github.com/monocrio/monocrio/internal/linux/lsm"
@@ -25,6 +28,7 @@ import (
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/secrets"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux"
@@ -35,24 +39,32 @@ import (
 // specMaker gathers the facts that package spec builds from. It implements
 // pod.Specs.
 type specMaker struct {
-	node     spec.Node
-	handlers map[string]config.Handler
-	ready    handlers
-	reject   []string // absent_mount_sources_to_reject
-	volumes  string   // image_volumes
-	self     string   // our executable, for the infra process
-	cdi      cdi.Devices
-	log      *slog.Logger
+	node    spec.Node
+	ready   handlers
+	reject  []string // absent_mount_sources_to_reject
+	volumes string   // image_volumes
+	self    string   // our executable, for the infra process
+	cdi     cdi.Devices
+	log     *slog.Logger
+	conf    *config.Runtime
+	runDir  string
+	hooks   *hooks.Folders
+	ids     *idrange.Pool
+	nodeIDs idrange.Map       // uid_mappings and gid_mappings
+	secrets []secrets.Entry   // of mounts.conf
+	seccomp map[string][]byte // default profiles, by handler
 }
 
 func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Logger) (*specMaker, error) {
 	ctl := cgroup.Available()
-	m := &specMaker{handlers: c.Runtime.Runtimes, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
+	m := &specMaker{conf: &c.Runtime, runDir: c.Crio.RunDir, hooks: &hooks.Folders{Dirs: c.Runtime.HooksDir, Log: log}, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
 		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
 		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
-		AllCapabilities: knownCapabilities(),
+		AllCapabilities:         knownCapabilities(),
+		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership, HostNetworkUnlabelled: c.Runtime.HostNetworkSELinux,
+		MinGOMAXPROCS: int64(c.Runtime.MinGOMAXPROCS), InfraCPUs: c.Runtime.InfraCPUSet, SharedCPUs: c.Runtime.SharedCPUSet,
 	}
 	for _, n := range c.Runtime.DefaultCapabilities {
 		n = "CAP_" + strings.TrimPrefix(strings.ToUpper(n), "CAP_")
@@ -66,21 +78,24 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		return nil, err
 	}
 	for _, d := range c.Runtime.AdditionalDevices {
-		list, err := parseDevice(d)
+		list, err := parseDevice("[crio.runtime] additional_devices", d)
 		if err != nil {
 			return nil, err
 		}
 		m.node.Devices = append(m.node.Devices, list...)
 	}
-	if p := c.Runtime.SeccompProfile; p != "" {
-		m.node.Seccomp, err = os.ReadFile(p)
-		if errors.Is(err, fs.ErrNotExist) {
-			log.Warn("the file named by seccomp_profile is not there; the built-in profile is used", "path", p)
-		} else if err != nil {
-			return nil, errs.Invalid("[crio.runtime] seccomp_profile: %w", err)
+	if m.node.Localtime, err = localtime(c.Runtime.Timezone); err != nil {
+		return nil, err
+	}
+	if u, g := c.Runtime.UIDMappings, c.Runtime.GIDMappings; u != "" || g != "" {
+		if m.nodeIDs, err = idrange.Whole(u, g); err != nil {
+			return nil, errs.Invalid("[crio.runtime] uid_mappings = %q, gid_mappings = %q: %w", u, g, err)
 		}
 	}
-	return m, nil
+	if m.secrets, err = defaultMounts(c.Runtime.DefaultMountsFile); err != nil {
+		return nil, err
+	}
+	return m, m.profiles()
 }
 
 // appArmor loads the default profile where the kernel has AppArmor, and tells
@@ -139,10 +154,10 @@ func limit(s string) (uint64, error) {
 }
 
 // parseDevice reads HOST[:CONTAINER[:PERMISSIONS]].
-func parseDevice(s string) ([]spec.Device, error) {
+func parseDevice(where, s string) ([]spec.Device, error) {
 	part := strings.Split(s, ":")
 	if len(part) > 3 || !filepath.IsAbs(part[0]) {
-		return nil, errs.Invalid("[crio.runtime] additional_devices: %q: write HOST:CONTAINER:PERMISSIONS", s)
+		return nil, errs.Invalid("%s: %q: write HOST:CONTAINER:PERMISSIONS", where, s)
 	}
 	d := &cri.Device{HostPath: part[0], ContainerPath: part[0], Permissions: "rwm"}
 	if len(part) > 1 {
@@ -221,6 +236,9 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 		}
 		in.Devices = append(in.Devices, list...)
 	}
+	if err := m.container(&in, &r); err != nil {
+		return nil, nil, err
+	}
 	if err := m.security(&in); err != nil {
 		return nil, nil, err
 	}
@@ -238,6 +256,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
 	}
 	m.relabel(&in, res.Spec)
+	m.hooks.Inject(res.Spec, hooks.Facts{Annotations: res.Spec.Annotations, Command: res.Spec.Process.Args[0], BindMounts: len(r.Config.GetMounts()) > 0})
 	u := res.User
 	return res.Spec, &state.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
 }
@@ -303,13 +322,15 @@ func (m *specMaker) security(in *spec.Input) error {
 
 // input is what pods' infra processes and containers have in common.
 func (m *specMaker) input(r *pod.SpecRequest) spec.Input {
-	h := m.handlers[r.Handler]
+	name := handlerName(r.Handler)
+	h := m.conf.Runtimes[name]
 	node := m.node
-	node.PrivilegedNoHostDevices = h.PrivilegedNoHost
+	node.PrivilegedNoHostDevices, node.Seccomp, node.ExecFirstCPU = h.PrivilegedNoHost, m.seccomp[name], h.ExecCPUAffinity == "first"
 	if slices.ContainsFunc(r.Config.GetMounts(), (*cri.Mount).GetRecursiveReadOnly) {
-		node.RecursiveReadOnly = m.ready.features[r.Handler]().RecursiveReadOnlyMounts
+		node.RecursiveReadOnly = m.ready.features[name]().RecursiveReadOnlyMounts
 	}
-	return spec.Input{ID: r.ID, Rootfs: r.Rootfs, CgroupsPath: r.CgroupsPath, PIDNamespace: r.PIDNamespace, Node: node, Pod: podFacts(r)}
+	return spec.Input{ID: r.ID, Rootfs: r.Rootfs, CgroupsPath: r.CgroupsPath, PIDNamespace: r.PIDNamespace, Node: node, Pod: podFacts(r),
+		Allowed: m.allowed(r.Handler, &r.Pod.Request), DefaultAnnotations: h.DefaultAnnotations, LogPath: r.LogPath, StopSignal: r.StopSignal}
 }
 
 func podFacts(r *pod.SpecRequest) spec.Pod {
@@ -320,6 +341,8 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(), SELinux: c.GetLinux().GetSecurityContext().GetSelinuxOptions(),
 		ResolvConf: filepath.Join(r.Files, files.Resolv), Hosts: filepath.Join(r.Files, files.Hosts),
 		HostnameFile: filepath.Join(r.Files, files.Hostname), Annotations: c.GetAnnotations(),
+		CgroupParent: c.GetLinux().GetCgroupParent(), Handler: req.Handler, CNIResult: string(r.Pod.Status.Result), IPs: r.Pod.Status.IPs, Ports: c.GetPortMappings(),
+		Overhead: c.GetLinux().GetOverhead(), Resources: c.GetLinux().GetResources(),
 	}
 	// The container's own option counts: a container may use the node's PID
 	// namespace beside others that do not.
@@ -384,13 +407,13 @@ func (m *specMaker) mounts(req *pod.SpecRequest) ([]spec.Mount, error) {
 		if !filepath.IsAbs(src) || strings.ContainsRune(src, 0) {
 			return nil, errs.Invalid("mount at %q: host_path %q is not an absolute path", r.GetContainerPath(), src)
 		}
-		real, err := filepath.EvalSymlinks(src)
+		real, err := m.hostPath(src)
 		if errors.Is(err, fs.ErrNotExist) {
 			if slices.Contains(m.reject, filepath.Clean(src)) {
 				return nil, errs.Invalid("mount at %q: host path %s does not exist (absent_mount_sources_to_reject)", r.GetContainerPath(), src)
 			}
-			if err = os.MkdirAll(src, 0o755); err == nil {
-				real, err = filepath.EvalSymlinks(src)
+			if err = os.MkdirAll(real, 0o755); err == nil {
+				real, err = m.hostPath(src)
 			}
 		}
 		if err != nil {
@@ -399,6 +422,23 @@ func (m *specMaker) mounts(req *pod.SpecRequest) ([]spec.Mount, error) {
 		list = append(list, spec.Mount{Mount: r, Source: real})
 	}
 	return list, nil
+}
+
+// hostPath follows the symbolic links of a path of the host, where we see the host. A
+// path that is not there is returned too, to be made.
+func (m *specMaker) hostPath(src string) (string, error) {
+	if m.conf.BindMountPrefix == "" {
+		real, err := filepath.EvalSymlinks(src)
+		if err != nil {
+			real = src
+		}
+		return real, err
+	}
+	real, err := securejoin.SecureJoin(m.conf.BindMountPrefix, src)
+	if err == nil {
+		_, err = os.Lstat(real)
+	}
+	return real, err
 }
 
 // imageMount finds what of a mounted image is wanted, without leaving the image.
@@ -445,7 +485,7 @@ func (m *specMaker) imageVolumes(r *pod.SpecRequest) (list []spec.Volume, err er
 			return nil, errs.Invalid("the image's volume %s cannot be made: %w", v, err)
 		}
 		if m.volumes == "bind" {
-			src := filepath.Join(filepath.Dir(filepath.Dir(r.Files)), "containers", r.ID, "volumes", strconv.Itoa(n))
+			src := filepath.Join(ctrDir(r), "volumes", strconv.Itoa(n))
 			if err := os.MkdirAll(src, 0o755); err != nil {
 				return nil, err
 			}
@@ -461,9 +501,13 @@ func (m *specMaker) relabel(in *spec.Input, s *specs.Spec) {
 	if !m.node.SELinux || s.Linux.MountLabel == "" {
 		return
 	}
+	skip := in.Acting().Is(annotation.SkipRelabel, in.Config.GetMetadata().GetName(), "true")
 	for _, r := range in.Mounts {
 		if !r.GetSelinuxRelabel() {
 			continue
+		}
+		if has, err := selinux.FileLabel(r.Source); skip && err == nil && has == s.Linux.MountLabel {
+			continue // so has what is in it, the pod says; to look at all of it may take minutes
 		}
 		if err := selinux.Chcon(r.Source, s.Linux.MountLabel, true); err != nil {
 			m.log.Warn("cannot relabel a mount", "ctr", in.ID, "path", r.Source, "err", err)

@@ -3,7 +3,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/checkpoint"
@@ -20,11 +18,10 @@ import (
 	"github.com/monocrio/monocrio/internal/cri"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/nri"
-	"github.com/monocrio/monocrio/internal/oci/command"
-	"github.com/monocrio/monocrio/internal/oci/libct"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/stats"
@@ -41,6 +38,7 @@ type parts struct {
 	log     *slog.Logger
 	now     current // what a reload changes
 	driver  cgroup.Driver
+	ids     *idrange.Pool
 	store   *storage.Store
 	images  *image.Service
 	network *cni.Network
@@ -74,6 +72,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
+	p.ids = idPool(&c.Runtime)
 	g, err := p.newGeneration(c)
 	if err != nil {
 		return p, err
@@ -117,46 +116,6 @@ func cgroupDriver(c *config.Config) (cgroup.Driver, error) {
 	return cgroup.Cgroupfs, nil
 }
 
-// minMemory is the smallest memory limit under which runc, embedded or not, starts
-// a container; crun's section of crio.conf can say less.
-const minMemory = "12MiB"
-
-// newHandlers makes the runtime handlers of the configuration ready.
-func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.Logger) (handlers, error) {
-	hs := handlers{byName: map[string]*process.Handler{}, features: map[string]func() *api.RuntimeHandlerFeatures{}, def: c.Runtime.DefaultRuntime}
-	for name, h := range c.Runtime.Runtimes {
-		table := "crio.runtime.runtimes." + name
-		ph := &process.Handler{Name: name, Monitor: filepath.Join(bin, "conmon"), Argv0: "conmon", Env: monitorEnv(h.MonitorEnv)}
-		for _, foreign := range []string{c.Runtime.Conmon, h.MonitorPath} {
-			if foreign != "" {
-				ph.Monitor, ph.Argv0 = foreign, foreign
-			}
-		}
-		var err error
-		if ph.MinMemory, err = config.ParseBytes(cmp.Or(h.ContainerMinMemory, minMemory)); err != nil {
-			return hs, err
-		}
-		root := h.Root
-		if root == "" {
-			root = filepath.Join(c.Crio.RunDir, "runtime", name)
-		}
-		if name == config.Embedded && h.Path == "" {
-			ph.Runtime = libct.New(libct.Options{Root: root, Systemd: driver == cgroup.Systemd, Self: filepath.Join(bin, "runc"), Log: log})
-		} else {
-			path := h.Path
-			if path == "" {
-				path = name
-			}
-			ph.Runtime, err = command.New(command.Options{Path: path, Name: name, Root: root, Systemd: driver == cgroup.Systemd, Log: log})
-			if err != nil {
-				return hs, errs.Invalid("[%s] runtime_path: %w", table, err)
-			}
-		}
-		hs.byName[name], hs.features[name] = ph, sync.OnceValue(func() *api.RuntimeHandlerFeatures { return askFeatures(ph, log) })
-	}
-	return hs, nil
-}
-
 func newPods(p *parts) (*pod.Manager, error) {
 	c := p.conf
 	boot, err := bootID()
@@ -171,7 +130,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
 		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
-			LogSizeMax: c.Runtime.LogSizeMax, NoSyncLog: c.Runtime.NoSyncLog, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
+			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},

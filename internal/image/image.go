@@ -75,6 +75,7 @@ type Image struct {
 	ID                    string // of the configuration, hexadecimal
 	RepoTags, RepoDigests []string
 	Size                  uint64 // bytes of its layers, unpacked
+	Platform              string // OS/ARCHITECTURE[/VARIANT]
 	Config                v1.ImageConfig
 	Created               time.Time
 	Pinned                bool
@@ -210,7 +211,7 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 	if err != nil {
 		return Image{}, err
 	}
-	i := Image{ID: img.ID, Size: uint64(d.size), Config: d.config.Config, Created: img.Created, Annotations: d.annotations}
+	i := Image{ID: img.ID, Size: uint64(d.size), Platform: platform(d.config.Platform), Config: d.config.Config, Created: img.Created, Annotations: d.annotations}
 	i.RepoTags, i.RepoDigests = repoDigests(img.Names, img.Digests)
 	if len(img.Names) == 0 && len(img.NamesHistory) > 0 { // its tag moved on: say what it was
 		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
@@ -250,6 +251,14 @@ func (s *Service) detail(ctx context.Context, img *storage.Image) (*detail, erro
 	s.configs[img.ID] = d
 	s.mu.Unlock()
 	return d, nil
+}
+
+func platform(p v1.Platform) string {
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		s += "/" + p.Variant
+	}
+	return s
 }
 
 // annotations are those of an OCI manifest; others have none.

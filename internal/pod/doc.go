@@ -32,10 +32,11 @@
 //
 //	pod step     up                                            down
 //	files        log folder, resolv.conf, hosts, hostname, shm  unmount, delete
+//	logs         show them in a volume, if asked for            unmount
 //	cgroup       the pod's cgroup with overhead and limits      delete when it is ours
 //	namespaces   pin net, ipc, uts, user                        unpin
 //	network      CNI ADD                                        CNI DEL; what fails is owed
-//	infra        only with a shared PID namespace               kill, delete
+//	infra        shared PID namespace, or drop_infra_ctr off    kill, delete
 //	plugins      tell NRI plugins, which may refuse             tell them that it stopped
 //
 //	container step  up                                       down

@@ -207,7 +207,11 @@ func (f fakeSpecs) Container(context.Context, SpecRequest) (*specs.Spec, *state.
 func (f fakeSpecs) Infra(context.Context, SpecRequest) (*specs.Spec, error) {
 	return &specs.Spec{}, nil
 }
-func (f fakeSpecs) Check(*cri.LinuxContainerResources) error { return nil }
+func (f fakeSpecs) Pod(string, *state.PodRequest, func() []state.PodView) (func(), error) {
+	return func() {}, nil
+}
+func (f fakeSpecs) Admit(*state.PodRequest, *state.ContainerRequest) error { return nil }
+func (f fakeSpecs) Check(*cri.LinuxContainerResources) error               { return nil }
 func (f fakeSpecs) Limits(...*cri.LinuxContainerResources) *specs.LinuxResources {
 	return &specs.LinuxResources{}
 }

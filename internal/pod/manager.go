@@ -108,7 +108,7 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 }
 
 func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (string, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, m.MakeTime)
+	ctx, cancel := context.WithTimeout(m.ctx, h.Patience(m.MakeTime))
 	defer cancel()
 	id := ident.New()
 	req := state.PodRequest{Config: state.PodConfig{PodSandboxConfig: config}, Handler: h.Name}
@@ -121,6 +121,11 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (str
 			return "", err
 		}
 	}
+	done, err := m.Specs.Pod(id, &req, m.podViews)
+	if err != nil {
+		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
+	}
+	defer done()
 	p := m.newPod(id, req, state.PodStatus{Phase: state.Creating, Boot: m.Boot, CreatedAt: time.Now().UnixNano()})
 	if err := p.check(); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
@@ -201,7 +206,7 @@ func (p *Pod) stop(ctx context.Context) error {
 		return err
 	}
 	step.CrashPoint("pod", "stop", "before-down")
-	return p.m.podSteps.Named("network", "infra", "plugins").Descend(ctx, p)
+	return p.m.podSteps.Named("network", "infra", "plugins", "logs").Descend(ctx, p)
 }
 
 // stopContainers kills all containers of the pod at once.
@@ -277,6 +282,14 @@ func (m *Manager) Pod(id string) (state.PodView, error) {
 		return state.PodView{}, errs.NotFound("pod sandbox", id)
 	}
 	return v, nil
+}
+
+// podViews returns all pods, those that are being made or removed too.
+func (m *Manager) podViews() (list []state.PodView) {
+	for _, p := range m.podIndex.All() {
+		list = append(list, p.view())
+	}
+	return list
 }
 
 // Pods returns all pods that are made; those being made or removed are not listed.

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -46,7 +47,11 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	if !open || p.view().Status.Phase != state.Ready {
 		return "", errs.Precondition("cannot create a container in pod %s: it is not ready", p.id)
 	}
-	ctx, cancel := context.WithTimeout(p.life, m.MakeTime)
+	h, err := m.Handlers.Handler(p.req.Handler)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(p.life, h.Patience(m.MakeTime))
 	defer cancel()
 	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())
 	if err != nil {
@@ -54,8 +59,11 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	id := ident.New()
 	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image, From: from}
-	if req.LogPath, err = m.logPath(p, id, config); err != nil {
-		return "", err
+	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(config.GetLogPath(), id+".log")); err == nil {
+		err = m.Specs.Admit(&p.req, &req)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	if req.Target, err = m.target(p, config); err != nil {
 		return "", err
@@ -119,22 +127,6 @@ func (m *Manager) dropContainer(c *Container, undone bool) {
 
 func toRemoving(s *state.ContainerStatus) error { s.Phase = state.Removing; return nil }
 
-// logPath is where the container's log goes: below the pod's log directory.
-func (m *Manager) logPath(p *Pod, id string, config *cri.ContainerConfig) (string, error) {
-	dir, rel := p.req.Config.GetLogDirectory(), config.GetLogPath()
-	if dir == "" {
-		dir = filepath.Join(m.LogDir, p.id)
-	}
-	if rel == "" {
-		rel = id + ".log"
-	}
-	path := filepath.Join(dir, rel)
-	if err := files.LogDir(filepath.Dir(path)); err != nil {
-		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
-	}
-	return path, nil
-}
-
 // target finds the container whose PID namespace is asked for.
 func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
 	o := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
@@ -167,7 +159,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	defer c.op.Release()
 	st := c.view().Status
 	if s := st.State(); st.Phase != state.Live || s != cri.ContainerState_CONTAINER_CREATED {
-		return errs.Precondition("cannot start container %s: it is %s, only a created container can be started", c.id, stateWord(s))
+		return errs.Precondition("cannot start container %s: it is %s, only a created container can be started", c.id, state.Word(s))
 	}
 	h, err := m.Handlers.Handler(c.req.Handler)
 	if err != nil {
@@ -175,7 +167,7 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	}
 	step.CrashPoint("container", "start", "before-up")
 	// A start that began must become known even if its caller is gone.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.MakeTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.Patience(m.MakeTime))
 	defer cancel()
 	err = c.ask(ctx, state.ContainerStart)
 	began := c.begin(time.Now().UnixNano()) // before, or a quick program ends before it began
@@ -214,18 +206,6 @@ func (c *Container) cannotRun(ctx context.Context, cause error) {
 	// First, or the end of what is killed would be the reason.
 	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
 	c.freeRuntime(ctx)
-}
-
-func stateWord(s cri.ContainerState) string {
-	switch s {
-	case cri.ContainerState_CONTAINER_CREATED:
-		return "created"
-	case cri.ContainerState_CONTAINER_RUNNING:
-		return "running"
-	case cri.ContainerState_CONTAINER_EXITED:
-		return "exited"
-	}
-	return "being made or removed"
 }
 
 // StopContainer ends a container: its stop signal, then SIGKILL after the grace

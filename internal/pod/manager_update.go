@@ -95,7 +95,7 @@ func withKind(err error) error {
 func (c *Container) canUpdate(ctx context.Context, h *process.Handler, want, next *cri.LinuxContainerResources) error {
 	v := c.view()
 	if s := v.Status.State(); v.Status.Phase != state.Live || s == cri.ContainerState_CONTAINER_EXITED {
-		return errs.Precondition("it is %s; only created and running containers have limits", stateWord(s))
+		return errs.Precondition("it is %s; only created and running containers have limits", state.Word(s))
 	}
 	if err := c.m.Specs.Check(next); err != nil {
 		return err

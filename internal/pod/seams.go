@@ -100,10 +100,18 @@ type SpecRequest struct {
 	PIDNamespace string
 	// Volumes are where the images of the request's mounts are, by index.
 	Volumes map[int]string
+	// LogPath and StopSignal are noted in the spec.
+	LogPath, StopSignal string
 }
 
 // Specs builds OCI specs (package spec, with the facts of the node).
 type Specs interface {
+	// Pod decides what a pod's annotations change that is about to be recorded, and
+	// notes it in the request; others are the pods there are. done is called when the
+	// pod is listed, or gone.
+	Pod(id string, r *state.PodRequest, others func() []state.PodView) (done func(), err error)
+	// Admit does that for a container.
+	Admit(*state.PodRequest, *state.ContainerRequest) error
 	// Container tells also as whom the process begins.
 	Container(context.Context, SpecRequest) (*specs.Spec, *state.User, error)
 	// Infra is the spec of the process that holds a shared PID namespace.

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,7 +123,7 @@ func (c *Container) bundleUp(ctx context.Context) error {
 	spec, user, err := c.m.Specs.Container(ctx, SpecRequest{
 		ID: c.id, Pod: c.pod.view(), Config: c.req.Config.ContainerConfig, Image: c.req.Image, Handler: c.req.Handler,
 		Rootfs: rootfs, Files: c.pod.runDir(), CgroupsPath: c.m.Cgroups.ContainerPath(c.pod.req.Cgroup, c.id), PIDNamespace: pidns,
-		Volumes: volumes,
+		Volumes: volumes, LogPath: c.req.LogPath, StopSignal: cmp.Or(c.req.StopWith, c.req.Image.Config.StopSignal),
 	})
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ func (c *Container) spawnMonitor(ctx context.Context) error {
 		return err
 	}
 	s := c.m.Spawn(h, c.id, c.bundle(), c.req.LogPath)
-	s.Name = c.req.Config.GetMetadata().GetName()
+	s.Name, s.Place = c.req.Config.GetMetadata().GetName(), c.m.In(h, c.pod.req.Cgroup, c.bundle(), c.id)
 	s.Terminal, s.Stdin = c.req.Config.GetTty(), c.req.Config.GetStdin()
 	s.LeaveStdinOpen = s.Stdin && !c.req.Config.GetStdinOnce()
 	if c.req.From != nil {
@@ -208,7 +209,7 @@ func (p *Pod) infraID() string { return p.id }
 func (p *Pod) infraBundle() string { return filepath.Join(p.runDir(), "infra") }
 
 func (p *Pod) infraUp(ctx context.Context) error {
-	if !p.req.SharedPID() {
+	if !p.req.HasInfra() {
 		return nil
 	}
 	h, err := p.m.Handlers.Handler(p.req.Handler)
@@ -230,7 +231,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 		return err
 	}
 	s := p.m.Spawn(h, p.infraID(), p.infraBundle(), "")
-	s.Name = "infra"
+	s.Name, s.Place = "infra", p.m.In(h, p.req.Cgroup, p.infraBundle(), p.infraID())
 	proc, err := p.m.Begin(ctx, s)
 	if err != nil {
 		return err
@@ -242,7 +243,7 @@ func (p *Pod) infraUp(ctx context.Context) error {
 }
 
 func (p *Pod) infraDown(ctx context.Context) error {
-	if !p.req.SharedPID() {
+	if !p.req.HasInfra() {
 		return nil
 	}
 	if err := p.m.endProcess(ctx, p.req.Handler, p.infraID(), p.infraBundle(), p.view().Status.Infra); err != nil {

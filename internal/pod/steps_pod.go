@@ -14,6 +14,7 @@ import (
 func podSteps() step.Table[*Pod] {
 	return step.Table[*Pod]{
 		{Name: "files", Up: (*Pod).filesUp, Down: (*Pod).filesDown},
+		{Name: "logs", Up: (*Pod).logsUp, Down: (*Pod).logsDown},
 		{Name: "cgroup", Up: (*Pod).cgroupUp, Down: (*Pod).cgroupDown},
 		{Name: "namespaces", Up: (*Pod).namespacesUp, Down: (*Pod).namespacesDown},
 		{Name: "network", Up: (*Pod).networkUp, Down: (*Pod).networkDown},
@@ -25,6 +26,10 @@ func podSteps() step.Table[*Pod] {
 func (p *Pod) filesUp(context.Context) error { return files.Make(p.runDir(), &p.req) }
 
 func (p *Pod) filesDown(context.Context) error { return files.Remove(p.runDir(), &p.req) }
+
+func (p *Pod) logsUp(context.Context) error { return files.ShowLogs(&p.req) }
+
+func (p *Pod) logsDown(context.Context) error { return files.HideLogs(&p.req) }
 
 func (p *Pod) cgroupUp(ctx context.Context) error {
 	linux := p.req.Config.GetLinux()
@@ -52,23 +57,8 @@ func (p *Pod) check() error {
 	return namespace.CheckSysctls(p.req.Config.GetLinux().GetSysctls(), p.req.Namespaces())
 }
 
-// sysctls are those of the configuration that fit the pod's namespaces, under those
-// of the pod.
-func (p *Pod) sysctls() map[string]string {
-	all := map[string]string{}
-	for k, v := range p.m.Sysctls {
-		if namespace.CheckSysctls(map[string]string{k: v}, p.req.Namespaces()) == nil {
-			all[k] = v
-		}
-	}
-	for k, v := range p.req.Config.GetLinux().GetSysctls() {
-		all[k] = v
-	}
-	return all
-}
-
 func (p *Pod) namespacesUp(ctx context.Context) error {
-	r := namespace.PinRequest{Kinds: p.req.Namespaces(), Dir: p.runDir(), Sysctls: p.sysctls()}
+	r := namespace.PinRequest{Kinds: p.req.Namespaces(), Dir: p.runDir(), Sysctls: p.req.Sysctls(p.m.Sysctls)}
 	if len(r.Kinds) == 0 {
 		return nil
 	}

@@ -21,6 +21,9 @@ func (b *builder) devices() error {
 			list = append(append([]Device{}, b.in.HostDevices...), list...)
 		}
 	}
+	if b.in.Node.DeviceOwnership {
+		list = b.owned(list)
+	}
 	at := map[string]int{}
 	for _, d := range list {
 		if d.Access == "" || strings.Trim(d.Access, "rwm") != "" {
@@ -40,4 +43,18 @@ func (b *builder) devices() error {
 	}
 	b.spec.Linux.Resources.Devices = rules
 	return nil
+}
+
+// owned gives the devices to the user and group that the request names, so that a
+// program which is not root can open them.
+func (b *builder) owned(list []Device) []Device {
+	for i := range list {
+		if u := b.sc.GetRunAsUser(); u != nil {
+			list[i].UID = uint32(u.GetValue())
+		}
+		if g := b.sc.GetRunAsGroup(); g != nil {
+			list[i].GID = uint32(g.GetValue())
+		}
+	}
+	return list
 }

@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/errs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -33,6 +34,7 @@ func (b *builder) mounts() error {
 		}
 		m = append(m, specs.Mount{Destination: f.dst, Type: "bind", Source: f.src, Options: opts})
 	}
+	m = append(m, b.extraMounts(asked)...)
 	for _, v := range b.in.Volumes {
 		m = append(m, specs.Mount{Destination: v.Path, Type: "bind", Source: v.Source, Options: []string{"rbind", "rprivate", "rw"}})
 	}
@@ -64,6 +66,9 @@ func (b *builder) kernelMounts() []specs.Mount {
 	cgroup := []string{"nosuid", "noexec", "nodev", "relatime", "ro"}
 	if b.sc.GetPrivileged() {
 		sys[3], cgroup[4] = "rw", "rw"
+	}
+	if b.in.Node.CgroupV2 && b.acts.Is(annotation.CgroupWritable, b.name, "true") {
+		cgroup[4] = "rw"
 	}
 	m := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},

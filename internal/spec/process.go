@@ -91,6 +91,11 @@ func (b *builder) env() ([]string, error) {
 		}
 		set(k + "=" + v)
 	}
+	if n := b.gomaxprocs(); n > 0 {
+		if _, there := at["GOMAXPROCS"]; !there {
+			set("GOMAXPROCS=" + strconv.FormatInt(n, 10))
+		}
+	}
 	return env, nil
 }
 

@@ -12,6 +12,9 @@ import (
 
 func (b *builder) resources() error {
 	r := b.in.Config.GetLinux().GetResources()
+	for _, w := range b.in.CPU {
+		r = w.over(r)
+	}
 	if err := CheckResources(r); err != nil {
 		return err
 	}

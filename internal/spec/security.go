@@ -45,13 +45,19 @@ func (b *builder) capabilities() error {
 	set = slices.DeleteFunc(set, func(n string) bool { return slices.Contains(drop, n) })
 	slices.Sort(set)
 	caps := &specs.LinuxCapabilities{Bounding: set}
+	if node.InheritableCapabilities {
+		caps.Inheritable = set
+	}
 	if b.spec.Process.User.UID == 0 {
 		caps.Effective, caps.Permitted = set, set
 	}
 	if len(ambient) > 0 {
 		amb := slices.DeleteFunc(ambient, func(n string) bool { return !slices.Contains(set, n) })
 		slices.Sort(amb)
-		caps.Ambient, caps.Inheritable = amb, amb
+		caps.Ambient = amb
+		if !node.InheritableCapabilities {
+			caps.Inheritable = amb
+		}
 		if b.spec.Process.User.UID != 0 {
 			caps.Effective, caps.Permitted = amb, amb
 		}
@@ -138,7 +144,7 @@ func profile(p *cri.SecurityProfile, old string) (*cri.SecurityProfile, error) {
 // selinux sets labels where the kernel has SELinux. The level of the pod holds for
 // all its containers unless they say otherwise.
 func (b *builder) selinux() error {
-	if !b.in.Node.SELinux || b.sc.GetPrivileged() {
+	if !b.in.Node.SELinux || b.sc.GetPrivileged() || b.in.Node.HostNetworkUnlabelled && b.in.Pod.Net == "" {
 		return nil
 	}
 	o := b.sc.GetSelinuxOptions()
@@ -168,6 +174,13 @@ func (b *builder) selinux() error {
 func (b *builder) seccomp() error {
 	p := b.sc.GetSeccomp()
 	if b.sc.GetPrivileged() {
+		if b.in.Node.PrivilegedSeccomp == nil {
+			return nil
+		}
+		var err error
+		if b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Node.PrivilegedSeccomp), b.spec); err != nil {
+			return errs.Precondition("the seccomp profile of this node for privileged containers: %w", err)
+		}
 		return nil
 	}
 	if p == nil && b.sc.GetSeccompProfilePath() == "" { //nolint:staticcheck // old clients still send it

@@ -10,10 +10,9 @@
 package spec
 
 import (
-	"fmt"
-	"maps"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/errs"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -45,6 +44,22 @@ type Input struct {
 	Devices, HostDevices []Device
 	// Localhost is the content of the seccomp profile that the request names.
 	Localhost []byte
+	// Allowed are the annotations of pod and container that may act; DefaultAnnotations
+	// the handler's own, under them.
+	Allowed            annotation.Allowed
+	DefaultAnnotations map[string]string
+	// CPU is what activated workloads say, in order, over the request's limits.
+	CPU []CPU
+	// FIPSFile is a file that stands for the kernel's sign of FIPS mode; "": the
+	// kernel has none.
+	FIPSFile string
+	// What is noted for others in the specification's annotations.
+	Created, LogPath, ImageName, ImageRef, StopSignal string
+}
+
+// Acting are the annotations that act on the container.
+func (in *Input) Acting() annotation.Acting {
+	return in.Allowed.ActingOver(in.DefaultAnnotations, in.Pod.Annotations, in.Config.GetAnnotations())
 }
 
 // Pod are the facts of the pod.
@@ -60,6 +75,14 @@ type Pod struct {
 	ResolvConf, Hosts, HostnameFile, Shm string
 	SELinux                              *cri.SELinuxOption
 	Annotations                          map[string]string
+	// CgroupParent is what the kubelet names; its classes of pods are to be seen there.
+	CgroupParent string
+	// What is noted for others.
+	Handler, CNIResult string
+	IPs                []string
+	Ports              []*cri.PortMapping
+	Overhead           *cri.LinuxContainerResources
+	Resources          *cri.LinuxContainerResources
 }
 
 // Node are the facts and settings of the node.
@@ -81,6 +104,8 @@ type Node struct {
 	PidsLimit       int64    // <= 0: none
 	// Seccomp is the content of the default profile; nil: the built-in one.
 	Seccomp []byte
+	// PrivilegedSeccomp is the profile of privileged containers; nil: none.
+	PrivilegedSeccomp []byte
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	ReadOnly          bool
@@ -88,6 +113,23 @@ type Node struct {
 	CRIUConfig string
 	// PrivilegedNoHostDevices keeps the node's devices from privileged containers.
 	PrivilegedNoHostDevices bool
+	// InheritableCapabilities sets the default ones as inheritable too.
+	InheritableCapabilities bool
+	// DeviceOwnership gives devices to the user and group of the request.
+	DeviceOwnership bool
+	// HostNetworkUnlabelled leaves out SELinux for pods of the host's network.
+	HostNetworkUnlabelled bool
+	// Localtime is the file for /etc/localtime; "": the image's.
+	Localtime string
+	// Secrets are files and folders that every container gets to see.
+	Secrets []Volume
+	// MinGOMAXPROCS is the least GOMAXPROCS that is injected; 0: none is.
+	MinGOMAXPROCS int64
+	InfraCPUs     string // processors of infra processes
+	SharedCPUs    string // processors that an annotation adds
+	// ExecFirstCPU lets exec'd processes begin on the first processor of the
+	// container's.
+	ExecFirstCPU bool
 }
 
 // Mount is a mount of the request with its source resolved on the node.
@@ -122,6 +164,8 @@ type Result struct {
 type builder struct {
 	in    *Input
 	sc    *cri.LinuxContainerSecurityContext // never nil
+	acts  annotation.Acting
+	name  string // of the container
 	spec  *specs.Spec
 	user  *cri.LinuxContainerUser
 	notes []string
@@ -129,7 +173,7 @@ type builder struct {
 
 // Build makes the specification.
 func Build(in Input) (*Result, error) {
-	b := &builder{in: &in, sc: in.Config.GetLinux().GetSecurityContext()}
+	b := &builder{in: &in, sc: in.Config.GetLinux().GetSecurityContext(), acts: in.Acting(), name: in.Config.GetMetadata().GetName()}
 	if b.sc == nil {
 		b.sc = &cri.LinuxContainerSecurityContext{}
 	}
@@ -142,7 +186,7 @@ func Build(in Input) (*Result, error) {
 		Process: &specs.Process{},
 		Linux:   &specs.Linux{CgroupsPath: in.CgroupsPath},
 	}
-	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.security, b.seccomp} {
+	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.acting, b.security, b.seccomp} {
 		if err := part(); err != nil {
 			return nil, err
 		}
@@ -168,45 +212,6 @@ func (b *builder) contradictions() error {
 		return errs.Invalid("container %s: stdin_once needs stdin", name)
 	}
 	return nil
-}
-
-// annotations are those of the pod under those of the container, and ours, under
-// the names that hooks and runtimes know from CRI-O.
-func (b *builder) annotations() map[string]string {
-	a := map[string]string{}
-	maps.Copy(a, b.in.Config.GetAnnotations())
-	maps.DeleteFunc(a, func(k, _ string) bool { return commands(k) })
-	p := b.in.Pod
-	for k, v := range map[string]string{
-		"io.container.manager":                  "cri-o",
-		"io.kubernetes.cri-o.ContainerType":     "container",
-		"io.kubernetes.cri-o.ContainerID":       b.in.ID,
-		"io.kubernetes.cri-o.SandboxID":         p.ID,
-		"io.kubernetes.cri-o.SandboxName":       p.Name,
-		"io.kubernetes.cri-o.Namespace":         p.Namespace,
-		"io.kubernetes.cri.container-type":      "container",
-		"io.kubernetes.cri.sandbox-id":          p.ID,
-		"io.kubernetes.cri.sandbox-name":        p.Name,
-		"io.kubernetes.cri.sandbox-namespace":   p.Namespace,
-		"io.kubernetes.cri.container-name":      b.in.Config.GetMetadata().GetName(),
-		"org.opencontainers.image.stopSignal":   b.in.Image.StopSignal,
-		"io.kubernetes.cri-o.TTY":               fmt.Sprint(b.in.Config.GetTty()),
-		"io.kubernetes.cri-o.Stdin":             fmt.Sprint(b.in.Config.GetStdin()),
-		"io.kubernetes.cri-o.PrivilegedRuntime": fmt.Sprint(b.sc.GetPrivileged()),
-		"io.kubernetes.cri-o.Image":             b.in.Config.GetImage().GetImage(),
-		"org.criu.config":                       b.in.Node.CRIUConfig,
-	} {
-		if v != "" {
-			a[k] = v
-		}
-	}
-	return a
-}
-
-// commands tells annotations that are no notes: runtimes act on them, with the node's
-// rights, and anybody who may make a pod may write them.
-func commands(key string) bool {
-	return key == "bundle" || key == "org.criu.config" || strings.HasPrefix(key, "org.systemd.property.") || strings.HasPrefix(key, "run.oci.")
 }
 
 // namespaces joins the pod's and makes the container's own.
@@ -240,7 +245,7 @@ func (b *builder) namespaces() error {
 // namespace: our own executable as pause, on an empty root file system.
 func Infra(in Input, executable string) *specs.Spec {
 	b := &builder{in: &in, sc: &cri.LinuxContainerSecurityContext{}}
-	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "infra"}}
+	in.Config = &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "POD"}}
 	b.spec = &specs.Spec{
 		Version: ociVersion, Annotations: b.annotations(),
 		Root: &specs.Root{Path: in.Rootfs, Readonly: true},
@@ -248,7 +253,7 @@ func Infra(in Input, executable string) *specs.Spec {
 			Capabilities: &specs.LinuxCapabilities{}},
 		Linux: &specs.Linux{CgroupsPath: in.CgroupsPath, Resources: &specs.LinuxResources{
 			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-			CPU:     &specs.LinuxCPU{Shares: new(uint64(2))},
+			CPU:     &specs.LinuxCPU{Shares: new(uint64(2)), Cpus: in.Node.InfraCPUs},
 		}},
 		Mounts: []specs.Mount{
 			{Destination: "/pause", Type: "bind", Source: executable, Options: []string{"bind", "ro", "nosuid", "nodev"}},
@@ -256,8 +261,9 @@ func Infra(in Input, executable string) *specs.Spec {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
 		},
 	}
-	b.spec.Annotations["io.kubernetes.cri-o.ContainerType"] = "sandbox"
+	b.spec.Annotations[noted+"ContainerType"] = "sandbox"
 	b.spec.Annotations["io.kubernetes.cri.container-type"] = "sandbox"
+	b.sandboxSize()
 	_ = b.namespaces() // an error only by its form, that of the builder's steps
 	return b.spec
 }

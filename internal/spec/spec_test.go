@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/errs"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -69,6 +70,9 @@ func TestGolden(t *testing.T) {
 		"selinux-apparmor": labels,
 		"devices":          devices,
 		"read-only-node":   func(in *Input) { in.Node.ReadOnly = true },
+		"acting":           acting,
+		"not-acting":       func(in *Input) { acting(in); in.Allowed = nil },
+		"node-options":     nodeOptions,
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := input()
@@ -124,7 +128,7 @@ func process(in *Input) {
 	in.Node.Env = []string{"NODE=1"}
 	in.Node.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1, Hard: 2}}
 	in.Config.Annotations = map[string]string{"mine": "x"}
-	in.Image.StopSignal = "SIGQUIT"
+	in.StopSignal = "SIGQUIT"
 }
 
 func manyMounts(in *Input) {
@@ -173,6 +177,39 @@ func devices(in *Input) {
 	in.Devices = []Device{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3, Mode: 0o600, UID: 5, Access: "r"}, {Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, Access: "rw"}}
 }
 
+// acting has every annotation of this package's, allowed.
+func acting(in *Input) {
+	in.Allowed = annotation.Allowed{annotation.Umask, annotation.UnifiedCgroup, annotation.CgroupWritable, annotation.CPUShared,
+		annotation.DisableFIPS, annotation.SkipGOMAXPROCS, "run.oci.", "org.systemd.property."}
+	in.Pod.Annotations = map[string]string{
+		annotation.Umask: "077", annotation.CgroupWritable: "true", annotation.DisableFIPS: "true", annotation.SkipGOMAXPROCS + "/main": "true",
+		"io.kubernetes.cri-o.UnifiedCgroup.main": "memory.high=1000;io.max=ODowIHJicHM9MTAwCg==", annotation.UnifiedCgroup + "/other": "no pair",
+		annotation.CPUShared + "/main": "enable", "run.oci.keep_original_groups": "1", "org.systemd.property.CPUWeight": "9", "note": "of the pod",
+		"io.kubernetes.cri-o.SandboxID": "forged", "spoofed.crio.io": "forged", annotation.ShmSize: "forged",
+	}
+	in.Config.Annotations = map[string]string{"note": "of the container"}
+	in.DefaultAnnotations = map[string]string{"run.oci.handler": "x", "note": "of the handler"}
+	in.Config.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "2-3"}
+	in.Node.SharedCPUs, in.Node.MinGOMAXPROCS, in.Node.ExecFirstCPU = "0-1", 4, true
+	in.Pod.CgroupParent = "/kubepods/burstable/pod1"
+	in.FIPSFile = "/run/crio/fips"
+}
+
+func nodeOptions(in *Input) {
+	in.Node.InheritableCapabilities, in.Node.DeviceOwnership, in.Node.MinGOMAXPROCS = true, true, 2
+	in.Node.Localtime = "/usr/share/zoneinfo/Asia/Tokyo"
+	in.Node.Secrets = []Volume{{Path: "/run/secrets", Source: "/run/c/secrets/0"}}
+	in.Node.SELinux, in.Node.HostNetworkUnlabelled, in.Pod.Net, in.Pod.UTS = true, true, "", ""
+	in.Devices = []Device{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3, Mode: 0o600, Access: "r"}}
+	sc := security(in)
+	sc.RunAsUser, sc.RunAsGroup = &cri.Int64Value{Value: 33}, &cri.Int64Value{Value: 44}
+	in.Pod.CgroupParent = "kubepods-burstable-pod1.slice"
+	in.Config.Linux.Resources = &cri.LinuxContainerResources{CpuShares: 2500, CpuQuota: 1, OomScoreAdj: 5}
+	in.CPU = []CPU{{Shares: 3000, Cpuset: "0"}, {Limit: 250}}
+	in.Pod.IPs, in.Pod.Handler, in.Created, in.ImageRef, in.LogPath = []string{"10.0.0.1", "fd00::1"}, "runc", "2026-01-02T03:04:05Z", "sha256:1", "/log/0.log"
+	in.Pod.Ports = []*cri.PortMapping{{HostPort: 80, ContainerPort: 8080}}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Input)
@@ -218,6 +255,11 @@ func TestRefusals(t *testing.T) {
 		"apparmor absent": {func(in *Input) {
 			security(in).Apparmor = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "mine"}
 		}, "mine", errs.KindPrecondition},
+		"umask":                {allow(annotation.Umask, "999"), "octal", errs.KindInvalid},
+		"unified cgroup":       {allow(annotation.UnifiedCgroup, "memory.high"), "KEY=VALUE", errs.KindInvalid},
+		"unified path":         {allow(annotation.UnifiedCgroup, "../x.y=1"), "KEY=VALUE", errs.KindInvalid},
+		"shared cpus":          {allow(annotation.CPUShared, "enable"), "shared_cpuset", errs.KindPrecondition},
+		"shared cpus word":     {allow(annotation.CPUShared, "yes"), "only enable", errs.KindInvalid},
 		"selinux with a blank": {func(in *Input) { in.Node.SELinux = true; security(in).SelinuxOptions = &cri.SELinuxOption{Type: "a b"} }, "a b", errs.KindInvalid},
 	} {
 		in := input()
@@ -229,6 +271,13 @@ func TestRefusals(t *testing.T) {
 		if errors.Is(err, errs.RROUnsupported) != (name == "rro on an old kernel") {
 			t.Errorf("%s: %v has the wrong reason", name, err)
 		}
+	}
+}
+
+// allow gives a container an annotation that acts.
+func allow(name, value string) func(*Input) {
+	return func(in *Input) {
+		in.Allowed, in.Pod.Annotations = annotation.Allowed{name}, map[string]string{name: value}
 	}
 }
 

@@ -3,6 +3,7 @@
 package files
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,7 +55,7 @@ func Make(dir string, r *state.PodRequest) error {
 		return nil
 	}
 	uid, gid := r.RootIDs()
-	return mount.Shm(filepath.Join(dir, Shm), shmSize, uid, gid)
+	return mount.Shm(filepath.Join(dir, Shm), cmp.Or(r.Acts.ShmSize, shmSize), uid, gid)
 }
 
 // Remove deletes dir with all that is in it; absence is success.
@@ -65,6 +66,33 @@ func Remove(dir string, r *state.PodRequest) error {
 		}
 	}
 	return os.RemoveAll(dir)
+}
+
+// logsName is where a volume shows the pod's logs.
+const logsName = "logs"
+
+// ShowLogs lets a volume of the pod show its logs, where an annotation asked for it.
+func ShowLogs(r *state.PodRequest) error {
+	if r.Acts.LogsIn == "" {
+		return nil
+	}
+	return mount.ShowBelow(r.Acts.LogsIn, logsName, r.Config.GetLogDirectory())
+}
+
+// HideLogs undoes ShowLogs: the kubelet deletes its volumes when the pod has stopped.
+func HideLogs(r *state.PodRequest) error {
+	if r.Acts.LogsIn == "" {
+		return nil
+	}
+	return mount.Unmount(filepath.Join(r.Acts.LogsIn, logsName))
+}
+
+// LogPath is where a container's log goes: below dir, else below the folder of its pod
+// in other.
+func LogPath(r *state.PodRequest, other, rel string) (string, error) {
+	dir := cmp.Or(r.Config.GetLogDirectory(), other)
+	path := filepath.Join(dir, rel)
+	return path, LogDir(filepath.Dir(path))
 }
 
 // WriteHosts names the pod's addresses, for containers that the kubelet gives no

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,17 +42,28 @@ type Handler struct {
 	Monitor, Argv0 string
 	Env            []string
 	MinMemory      int64 // bytes; smaller limits are refused
+	// NoSyncLog does not force logs to the disk at their end.
+	NoSyncLog bool
+	// MakeTime bounds the making of one pod or container; 0: the node's.
+	MakeTime time.Duration
+	// MonitorCgroup is where monitors live: "" with the daemon, "pod" in their pod's
+	// cgroup, or the name of a cgroup.
+	MonitorCgroup string
 }
+
+// Patience is how long making something may take.
+func (h *Handler) Patience(node time.Duration) time.Duration { return cmp.Or(h.MakeTime, node) }
 
 // Host is where processes run, and how their monitors are told to watch them.
 type Host struct {
 	Monitors Monitors
 	// ExitsDir and AttachDir are where monitors leave exit codes and sockets.
 	ExitsDir, AttachDir string
-	LogSizeMax          int64 // bytes; 0 or less: no limit
-	NoSyncLog           bool
-	NoPivot             bool
-	SystemdCgroup       bool
+	// Places moves monitors to their cgroups.
+	Places        Places
+	LogSizeMax    int64 // bytes; 0 or less: no limit
+	NoPivot       bool
+	SystemdCgroup bool
 }
 
 // Spawn is what all monitors have in common.
@@ -61,7 +73,7 @@ func (o *Host) Spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
 		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: pidFile(bundle),
 		ExitDir: o.ExitsDir, PersistDir: bundle, SocketDir: o.AttachDir,
-		LogPath: log, LogSizeMax: o.LogSizeMax, NoSyncLog: o.NoSyncLog,
+		LogPath: log, LogSizeMax: o.LogSizeMax, NoSyncLog: h.NoSyncLog,
 		Runtime: path, RuntimeArgs: args, Systemd: o.SystemdCgroup, NoPivot: o.NoPivot, CgroupFD: -1,
 	}
 }
@@ -99,7 +111,7 @@ func (o *Host) End(ctx context.Context, r oci.Runtime, id, bundle string, p *sta
 	if err := o.Monitors.Wait(ctx, p.Monitor); err != nil {
 		return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
 	}
-	return nil
+	return o.leave(ctx, bundle)
 }
 
 // endUnrecorded ends what was started and not recorded. The runtime may be about to
@@ -112,7 +124,7 @@ func (o *Host) endUnrecorded(ctx context.Context, r oci.Runtime, id, bundle stri
 		}
 		p := Find(bundle)
 		if p == nil {
-			return nil
+			return o.leave(ctx, bundle)
 		}
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		_ = o.Monitors.Wait(short, p.Monitor) // the time limit is the common end

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"strings"
 	"syscall"
 
@@ -16,15 +17,15 @@ func ParseSignal(s cri.Signal) syscall.Signal {
 	return signal.Parse(strings.Replace(name, "MAXMINUS", "MAX-", 1))
 }
 
-// StopSignal is what the request says, else the image, else SIGTERM. It is false if
-// the image names a signal that does not exist.
+// StopSignal is what the request says, else an annotation, else the image, else SIGTERM.
+// It is false if the image names a signal that does not exist.
 func (r *ContainerRequest) StopSignal() (syscall.Signal, bool) {
 	if s := r.Config.GetStopSignal(); s != cri.Signal_SIGNAL_RUNTIME_DEFAULT {
 		if sig := ParseSignal(s); sig != 0 {
 			return sig, true
 		}
 	}
-	s := r.Image.Config.StopSignal
+	s := cmp.Or(r.StopWith, r.Image.Config.StopSignal)
 	if sig := signal.Parse(s); sig != 0 {
 		return sig, true
 	}

@@ -38,6 +38,7 @@ type PodRequest struct {
 	// Cgroup is the pod's cgroup; OwnCgroup says that we made it and delete it.
 	Cgroup    string `json:"cgroup"`
 	OwnCgroup bool   `json:"ownCgroup"`
+	Acts      Acts   `json:"acts,omitzero"`
 }
 
 // PodStatus is the changing half.
@@ -79,6 +80,8 @@ type ContainerRequest struct {
 	From *Source `json:"from,omitempty"`
 	// Volumes are the images that its mounts name.
 	Volumes []Volume `json:"volumes,omitempty"`
+	// StopWith is the stop signal that an annotation names.
+	StopWith string `json:"stopWith,omitempty"`
 }
 
 // Source is a checkpoint: a file, or an image that holds its files.
@@ -98,7 +101,9 @@ type Image struct {
 	// ID is the image's id, Ref the reference with a digest when one is known,
 	// Name what the user asked for.
 	ID, Ref, Name string
-	Config        v1.ImageConfig
+	// Platform is OS/ARCHITECTURE, with a variant OS/ARCHITECTURE/VARIANT.
+	Platform string `json:",omitempty"`
+	Config   v1.ImageConfig
 }
 
 // Process is a monitor and the first process of what it watches.
@@ -234,5 +239,5 @@ func (r *PodRequest) UserNS() *cri.UserNamespace {
 	if u := r.namespaceOptions().GetUsernsOptions(); u != nil && u.GetMode() == cri.NamespaceMode_POD {
 		return u
 	}
-	return nil
+	return r.Acts.userNS()
 }

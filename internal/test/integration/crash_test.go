@@ -140,7 +140,7 @@ func (s *steady) end(w *world.World) {
 
 // crashPoints are all places at which the daemon can be told to die.
 func crashPoints() (list []string) {
-	for kind, steps := range map[string]string{"pod": "files cgroup namespaces network infra", "container": "rootfs checkpoint volumes bundle process"} {
+	for kind, steps := range map[string]string{"pod": "files logs cgroup namespaces network infra", "container": "rootfs checkpoint volumes bundle process"} {
 		for _, step := range strings.Fields(steps) {
 			for _, when := range []string{"before-up", "after-up", "before-down", "after-down"} {
 				list = append(list, kind+"."+step+"."+when)

@@ -15,9 +15,9 @@ var floors = []struct {
 	rooms []string
 }{
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
-	{"tools", []string{"internal/config", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
+	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/cdi", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check"}},
 	{"daemon", []string{"internal/daemon"}},
@@ -50,6 +50,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/pod", "internal/pod/state", "lives are changes of what is recorded"},
 	{"internal/cri", "internal/stream", "the face answers with the streaming server's addresses"},
 	{"internal/cri", "internal/stats", "the face translates what was collected"},
+	{"internal/config", "internal/annotation", "what may stand in allowed_annotations"},
 	{"internal/linux/...", "internal/linux/proc", "process identity is the kernel floor's ground"},
 }
 

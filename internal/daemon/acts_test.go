@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/idrange"
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/pod/state"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func wantError(t *testing.T, what string, err error, want string) {
+	t.Helper()
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("%s: error %v, want %q", what, err, want)
+	}
+}
+
+func TestLocaltime(t *testing.T) {
+	for zone, want := range map[string]string{"": "", "Local": "", "../../../etc/passwd": "write Local", "/etc/passwd": "write Local", "No/Where": "No/Where", "Asia/": "Asia"} {
+		_, err := localtime(zone)
+		wantError(t, zone, err, want)
+	}
+}
+
+func TestWhereMonitorsMayLive(t *testing.T) {
+	for _, c := range []struct {
+		d           cgroup.Driver
+		place, want string
+	}{
+		{cgroup.Cgroupfs, "", ""}, {cgroup.Cgroupfs, "pod", ""}, {cgroup.Cgroupfs, "/x", ""}, {cgroup.Cgroupfs, "a.slice", "cgroup_manager"},
+		{cgroup.Systemd, "", ""}, {cgroup.Systemd, "pod", ""}, {cgroup.Systemd, "a.slice", ""}, {cgroup.Systemd, "/x", "name of a slice"},
+	} {
+		wantError(t, c.place, checkPlace(c.d, "t", c.place), c.want)
+	}
+	if got := (places{cgroup.Cgroupfs}).Path("pod", "/p/q", "id"); got != "/p/q/crio-conmon-id" {
+		t.Errorf("cgroup of a monitor: %q", got)
+	}
+	for _, p := range []places{{cgroup.Cgroupfs}, {cgroup.Systemd}} {
+		if got := p.Path("/x", "/p", "id"); got != "" {
+			t.Errorf("a cgroup that others use too would be deleted: %q", got)
+		}
+	}
+}
+
+func TestAbsentProfilesFallBack(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "p.json")
+	if err := os.WriteFile(path, []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := &specMaker{log: slog.Default(), conf: &config.Runtime{SeccompProfile: path, Runtimes: map[string]config.Handler{
+		"a": {}, "b": {SeccompProfile: filepath.Join(dir, "absent")}, "c": {SeccompProfile: path}}}}
+	if err := m.profiles(); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []string{"a", "b", "c"} {
+		if string(m.seccomp[h]) != "{}" {
+			t.Errorf("profile of %s: %q", h, m.seccomp[h])
+		}
+	}
+	m.conf.PrivilegedSeccomp = dir // cannot be read
+	wantError(t, "a folder", m.profiles(), "privileged_seccomp_profile")
+}
+
+func TestContainersThatAreRefused(t *testing.T) {
+	m := &specMaker{conf: &config.Runtime{DefaultRuntime: "runc", Runtimes: map[string]config.Handler{"runc": {
+		AllowedAnnotations:   []string{"platform-runtime-path.crio.io", "org.opencontainers.image.stopSignal"},
+		PlatformRuntimePaths: map[string]string{"wasi/wasm": "/x"}}}}}
+	for _, c := range []struct{ key, value, image, handler, want string }{
+		{"", "", "linux/amd64", "runc", ""},
+		{"", "", "wasi/wasm", "runc:wasi/wasm", ""},
+		{"io.kubernetes.cri-o.PlatformRuntimePath", "wasi/wasm", "linux/amd64", "runc:wasi/wasm", ""},
+		{"platform-runtime-path.crio.io", "/bin/sh", "linux/amd64", "runc", "wasi/wasm"},
+		{"org.opencontainers.image.stopSignal", "SIGNOTHING", "linux/amd64", "runc", "no such signal"},
+	} {
+		p := &state.PodRequest{Handler: "runc", Config: state.PodConfig{PodSandboxConfig: &cri.PodSandboxConfig{Annotations: map[string]string{c.key: c.value}}}}
+		r := &state.ContainerRequest{Handler: "runc", Image: state.Image{Platform: c.image}, Config: state.ContainerConfig{ContainerConfig: &cri.ContainerConfig{}}}
+		wantError(t, c.key+"="+c.value, m.Admit(p, r), c.want)
+		if r.Handler != c.handler {
+			t.Errorf("%s=%s, image of %s: handler %s, want %s", c.key, c.value, c.image, r.Handler, c.handler)
+		}
+	}
+}
+
+func TestNodesMapping(t *testing.T) {
+	m := &specMaker{conf: &config.Runtime{DropInfraCtr: true}}
+	var err error
+	if m.nodeIDs, err = idrange.Whole("1:9:5,0:1000:1", "0:1000:10"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		sc     *cri.LinuxSandboxSecurityContext
+		mapped bool
+	}{
+		{nil, true},
+		{&cri.LinuxSandboxSecurityContext{Privileged: true}, false},
+		{&cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}, false},
+		{&cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}}}, false},
+	} {
+		r := &state.PodRequest{Config: state.PodConfig{PodSandboxConfig: &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: c.sc}}}}
+		if _, err := m.Pod("id", r, nil); err != nil || (r.UserNS() != nil) != c.mapped {
+			t.Errorf("%v: %v %v, want a mapping: %v", c.sc, r.UserNS(), err, c.mapped)
+		}
+		if uid, gid := r.RootIDs(); c.mapped && (uid != 1000 || gid != 1000) {
+			t.Errorf("root is %d:%d", uid, gid)
+		}
+	}
+	for _, wrong := range []string{"", "0:1", "1:5:1", "0:5:2,1:9:1"} {
+		if _, err := idrange.Whole(wrong, "0:1:1"); err == nil {
+			t.Errorf("%q is accepted", wrong)
+		}
+	}
+}
+
+func TestPodsThatAreRefused(t *testing.T) {
+	m := &specMaker{ids: idPool(&config.Runtime{}), conf: &config.Runtime{DropInfraCtr: true, Runtimes: map[string]config.Handler{"runc": {
+		AllowedAnnotations: []string{"shm-size.crio.io", "link-logs.crio.io", "userns-mode.crio.io"}}}}}
+	for _, c := range []struct{ key, value, want string }{
+		{"shm-size.crio.io", "64Mi", ""},
+		{"shm-size.crio.io", "-1", "size"},
+		{"shm-size.crio.io", "0", "size"},
+		{"link-logs.crio.io", "", "emptyDir"},
+		{"link-logs.crio.io", "..", "emptyDir"},
+		{"link-logs.crio.io", "a/../../b", "emptyDir"},
+		{"link-logs.crio.io", "not-there", "there is no folder"},
+		{"userns-mode.crio.io", "auto:keep-id=true", "run_as_user"},
+	} {
+		r := &state.PodRequest{Handler: "runc", Config: state.PodConfig{PodSandboxConfig: &cri.PodSandboxConfig{
+			Metadata: &cri.PodSandboxMetadata{Uid: "u"}, LogDirectory: "/l", Annotations: map[string]string{c.key: c.value}}}}
+		_, err := m.Pod("id", r, func() []state.PodView { return nil })
+		wantError(t, c.key+"="+c.value, err, c.want)
+	}
+	r := &state.PodRequest{Handler: "runc", Config: state.PodConfig{PodSandboxConfig: &cri.PodSandboxConfig{
+		Annotations: map[string]string{"shm-size.crio.io": "1M"},
+		Linux:       &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}}}}}}
+	_, err := m.Pod("id", r, nil)
+	wantError(t, "shared memory of the node", err, "IPC")
+}
