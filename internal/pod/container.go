@@ -85,6 +85,9 @@ func (c *Container) transition(change func(*state.ContainerStatus) error) error 
 	}
 	before := c.status
 	c.status = next
+	if next.Paused && !before.Paused {
+		c.trail.Reach("paused")
+	}
 	if next.Phase == state.Removing && before.Phase != next.Phase {
 		c.trail.Reach(string(next.Phase))
 	}
