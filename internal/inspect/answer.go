@@ -87,7 +87,8 @@ type Object struct {
 	Name    string `json:"name"`
 	Attempt uint32 `json:"attempt"`
 	// State is creating, ready, notready or removing; of containers creating, created,
-	// running, paused, exited or removing. Since is when it was reached; nil: before
+	// running, paused, exited or removing. It is gone for a pod whose record is lost
+	// while containers are left, and writing while a record is written. Since is when it was reached; nil: before
 	// this daemon began, and not on record.
 	State   string     `json:"state"`
 	Since   *time.Time `json:"since,omitempty"`

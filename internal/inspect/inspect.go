@@ -30,10 +30,11 @@ import (
 
 // Model is where pods and containers live (package pod).
 type Model interface {
-	// Lives are all objects, Losses those that could not be made, Debts what removed
-	// pods owe.
+	// Lives are all objects, Losses those that could not be made, Pending those that
+	// are being made, Debts what removed pods owe.
 	Lives() ([]state.Life[state.PodView], []state.Life[state.ContainerView])
 	Losses() []step.Loss
+	Pending() []step.Loss
 	Debts() ([]owed.Due, error)
 	Container(id string) (state.ContainerView, error)
 	Pod(id string) (state.PodView, error)

@@ -56,7 +56,7 @@ func (s *server) why(id string) (*Why, error) {
 			if !named {
 				return nil, errs.Invalid("cannot tell which pod is meant by %q: several ids begin so", id)
 			}
-			if out.Pod.Created.After(*p.Created) {
+			if byTime(out.Pod.Created, p.Created) > 0 {
 				continue
 			}
 		}
@@ -91,8 +91,18 @@ func podOf(l step.Loss) string {
 	return l.Name[:strings.LastIndexByte(l.Name, '/')]
 }
 
+// States of what the records do not tell: a pod whose record is lost, and an object
+// whose record is being written.
+const (
+	gone    = "gone"
+	writing = "writing"
+)
+
+const busy = "its record is being written, and that takes long: is the disk of state_dir full or stuck?"
+
 // tree is all pods with their containers, by name, and what hangs above the rest.
 func (s *server) tree() []Pod {
+	pending := s.Model.Pending() // first: what begins to live meanwhile is in both
 	pods, ctrs := s.Model.Lives()
 	out := make([]Pod, 0, len(pods))
 	at := map[string]int{}
@@ -100,11 +110,7 @@ func (s *server) tree() []Pod {
 		at[pods[i].View.ID] = i
 		out = append(out, podAnswer(&pods[i]))
 	}
-	for i := range ctrs {
-		if p, ok := at[ctrs[i].View.Request.Pod]; ok {
-			out[p].Containers = append(out[p].Containers, member(&ctrs[i]))
-		}
-	}
+	out = withMembers(out, at, ctrs, pending)
 	for i := range out {
 		slices.SortFunc(out[i].Containers, func(a, b Member) int { return byTime(a.Created, b.Created) })
 	}
@@ -114,6 +120,37 @@ func (s *server) tree() []Pod {
 		}
 		return byTime(a.Created, b.Created)
 	})
+	return out
+}
+
+// withMembers adds containers to their pods, and what is about to be made; at tells
+// where a pod is in the list.
+func withMembers(out []Pod, at map[string]int, ctrs []state.Life[state.ContainerView], pending []step.Loss) []Pod {
+	under := func(pod string) *Pod {
+		if _, ok := at[pod]; !ok { // its record is lost: only its containers are left
+			at[pod] = len(out)
+			out = append(out, Pod{Object: Object{ID: pod, State: gone}, IPs: []string{}, Containers: []Member{}})
+		}
+		return &out[at[pod]]
+	}
+	known := map[string]bool{}
+	for i := range ctrs {
+		p := under(ctrs[i].View.Request.Pod)
+		p.Containers = append(p.Containers, member(&ctrs[i]))
+		known[ctrs[i].View.ID] = true
+	}
+	for _, l := range pending {
+		o := object(l.ID, l.Name[strings.LastIndexByte(l.Name, '/')+1:], 0, l.Trail)
+		o.State, o.Since, o.Created = string(state.Creating), &l.At, &l.At
+		if _, there := at[l.ID]; l.Kind == "pod" && !there {
+			namespace, _, _ := strings.Cut(l.Name, "/")
+			at[l.ID] = len(out)
+			out = append(out, Pod{Object: o, Namespace: namespace, IPs: []string{}, Containers: []Member{}})
+		} else if l.Kind != "pod" && !known[l.ID] {
+			p := under(l.Owner)
+			p.Containers = append(p.Containers, Member{Object: o})
+		}
+	}
 	return out
 }
 
@@ -135,6 +172,10 @@ func podAnswer(l *state.Life[state.PodView]) Pod {
 	md := c.GetMetadata()
 	p := Pod{Object: object(v.ID, md.GetName(), md.GetAttempt(), l.Trail), Namespace: md.GetNamespace(), UID: md.GetUid(),
 		Handler: v.Request.Handler, IPs: append([]string{}, v.Status.IPs...), Containers: []Member{}, Owed: v.Status.Owed}
+	if l.Busy {
+		p.State, p.Problem = writing, busy
+		return p
+	}
 	p.State, p.Created = string(v.Status.Phase), stamp(v.Status.CreatedAt)
 	p.Timeline = recorded(p.Timeline, string(state.Creating), v.Status.CreatedAt)
 	p.Since = reached(l.Trail, p.State)
@@ -148,6 +189,10 @@ func member(l *state.Life[state.ContainerView]) Member {
 	v, c, st := &l.View, l.View.Request.Config, l.View.Status
 	md := c.GetMetadata()
 	m := Member{Object: object(v.ID, md.GetName(), md.GetAttempt(), l.Trail), Image: v.Request.Image.Name}
+	if l.Busy {
+		m.State, m.Problem = writing, busy
+		return m
+	}
 	m.Created = stamp(st.CreatedAt)
 	if m.Created == nil {
 		m.Created = reached(l.Trail, string(state.Creating))
@@ -228,7 +273,7 @@ func events(trail []step.Entry) []Event {
 func failed(l step.Loss) Failed {
 	f := Failed{Kind: l.Kind, ID: l.ID, Name: l.Name, Pod: l.Owner, At: l.At, Times: l.Times, Error: l.Err, Timeline: events(l.Trail)}
 	for _, e := range l.Trail {
-		if e.Verb == step.Up && e.Err != "" {
+		if e.Verb != step.Down && e.Err != "" {
 			f.Step = e.What
 		}
 	}

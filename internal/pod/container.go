@@ -30,7 +30,7 @@ type Container struct {
 	freeing sync.Mutex
 	ended   sync.Once // plugins were told that it ended
 	end     ending.Ending
-	trail   step.Trail
+	trail   *step.Trail
 
 	mu      sync.Mutex // guards what follows
 	status  state.ContainerStatus
@@ -40,7 +40,7 @@ type Container struct {
 }
 
 func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st state.ContainerStatus) *Container {
-	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), exited: make(chan struct{})}
+	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), trail: new(step.Trail), exited: make(chan struct{})}
 	if st.FinishedAt != 0 {
 		close(c.exited)
 		c.ended.Do(func() {}) // by the daemon that saw it
@@ -55,7 +55,7 @@ func (c *Container) Kind() string { return "container" }
 func (c *Container) Ident() string { return c.id }
 
 // Trail implements step.Object.
-func (c *Container) Trail() *step.Trail { return &c.trail }
+func (c *Container) Trail() *step.Trail { return c.trail }
 
 // bundle is the folder with config.json, the attach socket and the control fifos.
 func (c *Container) bundle() string { return filepath.Join(c.m.RunDir, "containers", c.id) }

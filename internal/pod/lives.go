@@ -3,6 +3,8 @@ package pod
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/monocrio/monocrio/internal/cni/owed"
 	"github.com/monocrio/monocrio/internal/errs"
@@ -10,28 +12,44 @@ import (
 	"github.com/monocrio/monocrio/internal/step"
 )
 
-// noteMade keeps the trail of what could not be made, for people who ask why.
-func (m *Manager) noteMade(l step.Loss, t *step.Trail, err error) {
-	if err == nil {
-		m.losses.Forget(l.Kind, l.Name)
-		return
-	}
-	m.losses.Add(l, t, err)
-}
-
 // Losses are the last pods and containers that could not be made.
 func (m *Manager) Losses() []step.Loss { return m.losses.All() }
+
+// Pending are those that are being made; they may not be among the lives yet.
+func (m *Manager) Pending() []step.Loss { return m.losses.Pending() }
 
 // Lives returns all pods and containers with their trails, also those that are being
 // made or removed.
 func (m *Manager) Lives() (pods []state.Life[state.PodView], ctrs []state.Life[state.ContainerView]) {
 	for _, p := range m.podIndex.All() {
-		pods = append(pods, state.Life[state.PodView]{View: p.view(), Trail: p.trail.Entries()})
+		l := state.Life[state.PodView]{View: state.PodView{ID: p.id, Request: p.req}, Trail: p.trail.Entries(), Busy: true}
+		if glance(&p.mu) {
+			l.View.Status, l.Busy = p.status, false
+			p.mu.Unlock()
+		}
+		pods = append(pods, l)
 	}
 	for _, c := range m.ctrIndex.All() {
-		ctrs = append(ctrs, state.Life[state.ContainerView]{View: c.view(), Trail: c.trail.Entries()})
+		l := state.Life[state.ContainerView]{View: state.ContainerView{ID: c.id, Request: c.req}, Trail: c.trail.Entries(), Busy: true}
+		if glance(&c.mu) {
+			l.View.Status, l.Busy = c.status, false
+			c.mu.Unlock()
+		}
+		ctrs = append(ctrs, l)
 	}
 	return pods, ctrs
+}
+
+// glance takes the lock of an object for somebody who asks what is wrong, and gives up
+// soon: it is held while a record is written, which a stuck disk may never let end.
+func glance(mu *sync.Mutex) bool {
+	for range 20 {
+		if mu.TryLock() {
+			return true
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
 }
 
 // Debts are the CNI DELs that removed pods owe.

@@ -113,10 +113,9 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (mad
 	defer cancel()
 	id := ident.New()
 	req := state.PodRequest{Config: state.PodConfig{PodSandboxConfig: config}, Handler: h.Name}
-	var trail *step.Trail
-	defer func() {
-		m.noteMade(step.Loss{Kind: "pod", ID: id, Name: state.FullName(config.GetMetadata())}, trail, err)
-	}()
+	trail := new(step.Trail)
+	end := m.losses.Begin(step.Loss{Kind: "pod", ID: id, Name: state.FullName(config.GetMetadata())}, trail)
+	defer func() { end(err) }()
 	if req.Cgroup, req.OwnCgroup, err = m.Cgroups.ParentPath(config.GetLinux().GetCgroupParent(), id); err != nil {
 		return "", err
 	}
@@ -129,7 +128,7 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (mad
 	if err := p.check(); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
-	trail = &p.trail
+	p.trail = trail
 	trail.Reach(string(state.Creating))
 	defer m.Plugins.Hold()()
 	p.op <- struct{}{}

@@ -40,9 +40,8 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 
 func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state.Source) (made string, err error) {
 	id, trail := ident.New(), new(step.Trail)
-	defer func() {
-		m.noteMade(step.Loss{Kind: "container", ID: id, Name: state.FullName(p.req.Config.GetMetadata()) + "/" + config.GetMetadata().GetName(), Owner: p.id}, trail, err)
-	}()
+	end := m.losses.Begin(step.Loss{Kind: "container", ID: id, Name: state.FullName(p.req.Config.GetMetadata()) + "/" + config.GetMetadata().GetName(), Owner: p.id}, trail)
+	defer func() { end(err) }()
 	open := p.gate.Enter()
 	if open {
 		defer p.gate.Leave()
@@ -52,8 +51,10 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	ctx, cancel := context.WithTimeout(p.life, m.MakeTime)
 	defer cancel()
-	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())
-	if err != nil {
+	here, found := trail.Begin(ctx, step.Call, "find the image")
+	step.Waits(here, "the image store")
+	image, err := m.Images.Resolve(here, config.GetImage().GetImage())
+	if found(err); err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image, From: from}
@@ -67,7 +68,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
-	trail = &c.trail
+	c.trail = trail
 	trail.Reach(string(state.Creating))
 	defer m.Plugins.Hold()()
 	c.op <- struct{}{}

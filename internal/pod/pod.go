@@ -25,14 +25,14 @@ type Pod struct {
 	end  context.CancelFunc
 	op   flight.Lock // lifecycle: climb, stop, remove
 
-	trail  step.Trail
+	trail  *step.Trail
 	mu     sync.Mutex // guards what follows
 	status state.PodStatus
 	gone   bool // the record is deleted
 }
 
 func (m *Manager) newPod(id string, req state.PodRequest, st state.PodStatus) *Pod {
-	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock()}
+	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock(), trail: new(step.Trail)}
 	p.life, p.end = context.WithCancel(m.ctx)
 	if st.Phase != state.Creating && st.Phase != state.Ready {
 		p.gate.CloseNow()
@@ -48,7 +48,7 @@ func (p *Pod) Kind() string { return "pod" }
 func (p *Pod) Ident() string { return p.id }
 
 // Trail implements step.Object.
-func (p *Pod) Trail() *step.Trail { return &p.trail }
+func (p *Pod) Trail() *step.Trail { return p.trail }
 
 // runDir holds the pod's pinned namespaces and files.
 func (p *Pod) runDir() string { return filepath.Join(p.m.RunDir, "pods", p.id) }

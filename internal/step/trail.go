@@ -131,7 +131,7 @@ func clip(s string) string {
 	return s[:errorBytes/4] + " ... " + s[len(s)-errorBytes*3/4:]
 }
 
-// Loss is a life that failed before it began.
+// Loss is a life that failed before it began, or may yet.
 type Loss struct {
 	Kind string // as Object.Kind
 	ID   string // empty: it had none yet
@@ -145,16 +145,50 @@ type Loss struct {
 	Trail []Entry
 }
 
-// Losses keeps the last lives that failed before they began. The zero value is ready.
+// Losses keeps the last lives that failed before they began, and knows those that are
+// to begin. The zero value is ready.
 type Losses struct {
-	mu   sync.Mutex
-	list []Loss
+	mu      sync.Mutex
+	list    []Loss
+	pending map[*Trail]Loss
 }
 
 const lossesMost = 64
 
-// Add notes one.
-func (l *Losses) Add(x Loss, t *Trail, err error) {
+// Begin notes that a life is to begin, whose trail is t. end must be called once; with
+// nil, the life has begun, and losses of that name are forgotten.
+func (l *Losses) Begin(x Loss, t *Trail) (end func(error)) {
+	x.At = time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending == nil {
+		l.pending = map[*Trail]Loss{}
+	}
+	l.pending[t] = x
+	return func(err error) {
+		l.mu.Lock()
+		delete(l.pending, t)
+		l.mu.Unlock()
+		if err != nil {
+			l.add(x, t, err)
+			return
+		}
+		l.forget(x.Kind, x.Name)
+	}
+}
+
+// Pending are the lives that are to begin.
+func (l *Losses) Pending() (list []Loss) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for t, x := range l.pending {
+		x.Trail = t.Entries()
+		list = append(list, x)
+	}
+	return list
+}
+
+func (l *Losses) add(x Loss, t *Trail, err error) {
 	x.Times, x.At, x.Err, x.Trail = 1, time.Now(), clip(err.Error()), t.Entries()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,8 +202,8 @@ func (l *Losses) Add(x Loss, t *Trail, err error) {
 	l.list = append(l.list, x)
 }
 
-// Forget drops what is known under a name: that life has begun after all.
-func (l *Losses) Forget(kind, name string) {
+// forget drops what is known under a name.
+func (l *Losses) forget(kind, name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = slices.DeleteFunc(l.list, func(o Loss) bool { return o.Kind == kind && o.Name == name })

@@ -97,18 +97,22 @@ func TestTrailBounds(t *testing.T) {
 	}
 	var losses Losses
 	for i := range 1000 {
-		losses.Add(Loss{Kind: "pod", Name: fmt.Sprint(i % 100)}, &tr, errors.New("no"))
+		losses.Begin(Loss{Kind: "pod", Name: fmt.Sprint(i % 100)}, &tr)(errors.New("no"))
 	}
 	all := losses.All()
 	if len(all) != lossesMost || all[len(all)-1].Times < 1 {
 		t.Errorf("%d losses", len(all))
 	}
-	losses.Add(Loss{Kind: "pod", Name: "99"}, nil, errors.New("again"))
+	end := losses.Begin(Loss{Kind: "pod", Name: "99"}, &tr)
+	if p := losses.Pending(); len(p) != 1 || p[0].Name != "99" || len(p[0].Trail) != trailMost {
+		t.Errorf("pending: %+v", p)
+	}
+	end(errors.New("again"))
 	if all = losses.All(); all[len(all)-1].Times != 2 || all[len(all)-1].Err != "again" || len(all) != lossesMost {
 		t.Errorf("%+v", all[len(all)-1])
 	}
-	losses.Forget("pod", "99")
-	if len(losses.All()) != lossesMost-1 {
+	losses.Begin(Loss{Kind: "pod", Name: "99"}, &tr)(nil)
+	if len(losses.All()) != lossesMost-1 || len(losses.Pending()) != 0 {
 		t.Error("not forgotten")
 	}
 }

@@ -244,4 +244,6 @@ func (r *PodRequest) UserNS() *cri.UserNamespace {
 type Life[V any] struct {
 	View  V
 	Trail []step.Entry
+	// Busy says that the status is not known, because the record is being written.
+	Busy bool
 }

@@ -9,14 +9,17 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/inspect"
+	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -232,7 +235,7 @@ func TestTimeline(t *testing.T) {
 	}
 	text = told(w, "pods")
 	t.Log("\n" + text)
-	has(t, text, `failed +\d+s +  absent +[0-9a-f]{12} +cannot create container absent: .*nowhere.example/none:1.*`)
+	has(t, text, `failed +\d+s +  absent +[0-9a-f]{12} +find the image +cannot create container absent: .*nowhere.example/none:1.*`)
 	has(t, told(w, "why", "web"), "container default/web/absent could not be made")
 
 	w.Restart()
@@ -314,6 +317,13 @@ func TestContainersAPI(t *testing.T) {
 
 	text := told(w, "info")
 	has(t, text, "cgroup driver: cgroupfs", "storage driver: overlay", "storage root: "+w.Dir+"/root", "default GID mappings .*:", "default UID mappings .*:", "  0:0:4294967295")
+	for _, args := range [][]string{{"info", "-s", w.Socket}, {"-s", w.Socket, "i"}} { // as a part of crio, with the words of that
+		out, errs, code := w.Run(append([]string{"crio", "status"}, args...)...)
+		if code != 0 {
+			t.Fatalf("crio status %v: %d %s", args, code, errs)
+		}
+		has(t, out, "storage graph root: "+w.Dir+"/root", "storage image: .*")
+	}
 	text = told(w, "s", "--id", ctr[:8])
 	t.Log("\n" + text)
 	has(t, text, "name: k8s_app_web_default_uid-web_3", fmt.Sprintf("pid: %d", c.Pid), "image: "+w.Image, "image ref: .*", "created: .*", "labels:", "  io.kubernetes.container.name: app",
@@ -328,6 +338,63 @@ func TestContainersAPI(t *testing.T) {
 	if !strings.HasPrefix(told(w, "heap", "--file", "-"), "go1.7 heap dump\n") {
 		t.Error("no dump on standard output")
 	}
+}
+
+// TestPulls: an image on its way, and how it ended.
+func TestPulls(t *testing.T) {
+	w := world.New(t, world.Options{})
+	has(t, told(w, "pulls"), "no image is being pulled")
+	w.Registry.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 10000})
+	ctx, cancel := context.WithCancel(w.Ctx())
+	defer cancel()
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := w.Images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: w.Image}})
+		pulled <- err
+	}()
+	var p inspect.Pulls
+	w.Eventually("bytes come", func() bool {
+		p = answer[inspect.Pulls](w, "/v1/pulls")
+		return len(p.Pulls) == 1 && p.Pulls[0].Done > 0
+	})
+	if x := p.Pulls[0]; x.Image != w.Image || len(x.Hosts) != 1 || x.Hosts[0] != w.Addr || x.Total == nil || *x.Total <= x.Done || len(x.Layers) != 1 || x.Layers[0].State != "fetching" {
+		t.Errorf("%+v", x)
+	}
+	text := told(w, "pulls")
+	t.Log("\n" + text)
+	has(t, text, "STATE +FOR +DONE +RATE +LEFT +FROM +IMAGE AND LAYERS", `fetching +\d+s +[0-9.]+ [kM]?B of [0-9.]+ [kM]B, \d+% +.* +`+w.Addr+` +`+w.Image, `  fetching +[0-9.]+ [kM]?B of [0-9.]+ [kM]B, \d+% +  [0-9a-f]{12}`)
+	cmd := exec.Command(w.Bin(), "crio-status", "-s", w.Socket, "pulls", "-w", "--json")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	looks := bufio.NewReader(out)
+	for range 2 {
+		text, err := looks.ReadBytes('\n')
+		if err == nil {
+			err = json.Unmarshal(text, &p)
+		}
+		if err != nil || len(p.Pulls) != 1 {
+			t.Fatalf("%s: %v", text, err)
+		}
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	w.Restart() // a pull ends with its daemon
+	<-pulled
+	w.Registry.SetFaults(registry.Faults{})
+	w.Pull()
+	if _, err := w.Images.PullImage(w.Ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: w.Addr + "/none:1"}}); err == nil {
+		t.Error("nothing is pulled")
+	}
+	text = told(w, "pulls")
+	t.Log("\n" + text)
+	has(t, text, "no image is being pulled", "ENDED +AGO +TOOK +BYTES +IMAGE +DETAIL", `failed +\d+s +[0-9.]+m?s +0 B +`+w.Addr+`/none:1 +cannot pull .*`, `pulled +\d+s +[0-9.]+m?s +[0-9.]+ [kM]B +`+w.Image+` +id [0-9a-f]{12}`)
 }
 
 // TestStatusErrors: what crio-status says when it cannot do what is wanted.
