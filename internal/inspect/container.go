@@ -55,7 +55,7 @@ func (s *server) ofContainer(p *state.PodView, v *state.ContainerView) *Containe
 		"ContainerID": v.ID, "ContainerName": out.Name, "ContainerType": "container", "Created": at(v.Status.CreatedAt),
 		"Image": c.GetImage().GetImage(), "ImageName": v.Request.Image.Name, "ImageRef": v.Request.Image.Ref,
 		"LogPath": v.Request.LogPath, "MountPoint": out.Root, "RuntimeHandler": v.Request.Handler,
-		"Annotations": text(c.GetAnnotations()), "Labels": text(c.GetLabels()), "Metadata": text(md),
+		"Annotations": text(out.Annotations), "Labels": text(out.Labels), "Metadata": text(md),
 		"Volumes": volumes(c.GetMounts()), "SeccompProfilePath": profile(sc.GetSeccomp()),
 		"Stdin": strconv.FormatBool(c.GetStdin()), "StdinOnce": strconv.FormatBool(c.GetStdinOnce()), "TTY": strconv.FormatBool(c.GetTty()),
 	})
@@ -80,8 +80,8 @@ func (s *server) ofInfra(p *state.PodView) *Container {
 	out.annotate(map[string]string{
 		"ContainerID": p.ID, "ContainerName": out.Name, "ContainerType": "sandbox", "Created": at(p.Status.CreatedAt),
 		"MountPoint": out.Root, "RuntimeHandler": p.Request.Handler, "LogPath": c.GetLogDirectory(),
-		"Annotations": text(c.GetAnnotations()), "Labels": text(c.GetLabels()), "Metadata": text(md),
-		"PortMappings": text(c.GetPortMappings()), "SeccompProfilePath": profile(c.GetLinux().GetSecurityContext().GetSeccomp()),
+		"Annotations": text(out.Annotations), "Labels": text(out.Labels), "Metadata": text(md),
+		"PortMappings": text(append([]*cri.PortMapping{}, c.GetPortMappings()...)), "SeccompProfilePath": profile(c.GetLinux().GetSecurityContext().GetSeccomp()),
 	})
 	return out
 }

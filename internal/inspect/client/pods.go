@@ -1,7 +1,6 @@
 package client
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/url"
@@ -143,7 +142,11 @@ func (c *commands) whyCommand() *cobra.Command {
 			"ID is the id of a pod or of a container, the beginning of one, or a pod's name, with or\n" +
 			"without its namespace.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pod, ctr, err := c.client().meant(cmd.Context(), args[0])
+			all, err := c.client().pods(cmd.Context())
+			if err != nil {
+				return err
+			}
+			pod, ctr, err := meant(&all, args[0])
 			if err != nil {
 				return err
 			}
@@ -153,11 +156,7 @@ func (c *commands) whyCommand() *cobra.Command {
 
 // meant finds the pod of an id or name; ctr is not empty if one of its containers is
 // meant. Something that failed is meant too.
-func (c *Client) meant(ctx context.Context, id string) (pod, ctr string, err error) {
-	all, err := c.pods(ctx)
-	if err != nil {
-		return "", "", err
-	}
+func meant(all *inspect.Pods, id string) (pod, ctr string, err error) {
 	found := map[[2]string]bool{}
 	byName := map[string]bool{}
 	note := func(podID, ctrID, name string) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -81,6 +82,30 @@ func pullTable(w io.Writer, all inspect.Pulls) error {
 		t.row(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
 	}
 	return t.print()
+}
+
+// Brief tells in a few words how far the pull of an image is; nothing if none is under
+// way. Another runtime than ours is an error.
+func (c *Client) Brief(ctx context.Context, image string) (string, error) {
+	all, err := c.Pulls(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i := range all.Pulls {
+		p := &all.Pulls[i]
+		if p.Image != image {
+			continue
+		}
+		text := pullState(p)
+		if p.Total != nil && text != "finishing" {
+			text += " " + ofTotal(p.Done, p.Total)
+			if p.Left != nil && p.Done < *p.Total {
+				text += fmt.Sprintf(", %s/s, %s left", size(int64(p.Rate)), age(time.Duration(*p.Left*float64(time.Second))+time.Second))
+			}
+		}
+		return text, nil
+	}
+	return "", nil
 }
 
 func pullRows(t *table, p *inspect.Pull, now time.Time) {

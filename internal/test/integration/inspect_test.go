@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/inspect"
+	asking "github.com/monocrio/monocrio/internal/inspect/client"
 	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	"google.golang.org/grpc/codes"
@@ -363,6 +364,9 @@ func TestPulls(t *testing.T) {
 	text := told(w, "pulls")
 	t.Log("\n" + text)
 	has(t, text, "STATE +FOR +DONE +RATE +LEFT +FROM +IMAGE AND LAYERS", `fetching +\d+s +[0-9.]+ [kM]?B of [0-9.]+ [kM]B, \d+% +.* +`+w.Addr+` +`+w.Image, `  fetching +[0-9.]+ [kM]?B of [0-9.]+ [kM]B, \d+% +  [0-9a-f]{12}`)
+	if brief, err := asking.New(w.Socket).Brief(w.Ctx(), w.Image); err != nil || !strings.HasPrefix(brief, "fetching ") {
+		t.Errorf("%q %v", brief, err)
+	}
 	cmd := exec.Command(w.Bin(), "crio-status", "-s", w.Socket, "pulls", "-w", "--json")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
