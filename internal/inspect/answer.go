@@ -48,8 +48,10 @@ type Pods struct {
 	Pods    []Pod     `json:"pods"`
 	// Failed are the last pods and containers that could not be made.
 	Failed []Failed `json:"failed"`
-	// Owed are the CNI DELs of pods that are gone.
-	Owed []Debt `json:"owed"`
+	// Owed are the CNI DELs of pods that are gone. OwedUnknown says why the list may lack
+	// some.
+	Owed        []Debt `json:"owed"`
+	OwedUnknown string `json:"owed_unknown,omitempty"`
 }
 
 // Pod is a pod with its containers.
@@ -144,11 +146,12 @@ type Debt struct {
 // Why is the answer of /v1/pods/{id}: one pod, of which there may be nothing left but
 // its failure, or what it owes.
 type Why struct {
-	Now     time.Time `json:"now"`
-	Started time.Time `json:"daemon_started"`
-	Pod     *Pod      `json:"pod,omitempty"`
-	Failed  []Failed  `json:"failed"`
-	Owed    []Debt    `json:"owed"`
+	Now         time.Time `json:"now"`
+	Started     time.Time `json:"daemon_started"`
+	Pod         *Pod      `json:"pod,omitempty"`
+	Failed      []Failed  `json:"failed"`
+	Owed        []Debt    `json:"owed"`
+	OwedUnknown string    `json:"owed_unknown,omitempty"`
 }
 
 // Pulls is the answer of /v1/pulls.

@@ -78,12 +78,13 @@ const (
 type server struct {
 	Options
 	started time.Time
-	dumping sync.Mutex // one heap dump at a time
+	dumping sync.Mutex    // one heap dump at a time
+	ledger  chan struct{} // held while the ledger of debts is read
 }
 
 // New makes the HTTP server.
 func New(o Options) *http.Server {
-	s := &server{Options: o, started: time.Now()}
+	s := &server{Options: o, started: time.Now(), ledger: make(chan struct{}, 1)}
 	return &http.Server{Handler: s.paths(), ReadTimeout: readTime, ReadHeaderTimeout: readTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
 }
@@ -95,7 +96,7 @@ func (s *server) paths() http.Handler {
 	}
 	answers("/info", func(*http.Request) (any, error) { return s.Info, nil })
 	answers("/containers/{id}", func(r *http.Request) (any, error) { return s.container(r.PathValue("id")) })
-	answers("/v1/pods", func(*http.Request) (any, error) { return s.pods() })
+	answers("/v1/pods", func(*http.Request) (any, error) { return s.pods(), nil })
 	answers("/v1/pods/{id}", func(r *http.Request) (any, error) { return s.why(r.PathValue("id")) })
 	answers("/v1/pulls", func(*http.Request) (any, error) { return s.pulls(), nil })
 	mux.HandleFunc("GET /config", s.config)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/cni/owed"
@@ -30,14 +31,20 @@ type model struct {
 	pending []step.Loss
 	debts   []owed.Due
 	broken  error
+	stuck   chan struct{} // Debts waits for it
 }
 
 func (m *model) Lives() ([]state.Life[state.PodView], []state.Life[state.ContainerView]) {
 	return m.pods, m.ctrs
 }
-func (m *model) Losses() []step.Loss        { return m.losses }
-func (m *model) Pending() []step.Loss       { return m.pending }
-func (m *model) Debts() ([]owed.Due, error) { return m.debts, m.broken }
+func (m *model) Losses() []step.Loss  { return m.losses }
+func (m *model) Pending() []step.Loss { return m.pending }
+func (m *model) Debts() ([]owed.Due, error) {
+	if m.stuck != nil {
+		<-m.stuck
+	}
+	return m.debts, m.broken
+}
 func (m *model) Container(id string) (state.ContainerView, error) {
 	for _, c := range m.ctrs {
 		if strings.HasPrefix(c.View.ID, id) {
@@ -130,10 +137,33 @@ func TestTree(t *testing.T) {
 	if len(all.Failed) != 1 || all.Failed[0].Name != "ns/new" {
 		t.Errorf("%+v", all.Failed)
 	}
-	m.broken = errors.New("the ledger cannot be read")
-	if code, body := get(t, m, "/v1/pods", nil); code != 500 || !strings.Contains(body, "ledger") {
-		t.Error(code, body)
+	m.broken = errors.New("a record is damaged")
+	if code, _ := get(t, m, "/v1/pods", &all); code != 200 || all.OwedUnknown != "a record is damaged" || len(all.Pods) != 4 {
+		t.Errorf("%d %+v", code, all)
 	}
+}
+
+// TestStuckDisk: a ledger that cannot be read does not hide the rest, also when asked
+// for again.
+func TestStuckDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{pods: []state.Life[state.PodView]{aPod("a", "web", 5, state.Ready)}, stuck: make(chan struct{})}
+		h := New(Options{Model: m, Images: noImages{}, Log: slog.New(slog.DiscardHandler)}).Handler
+		for range 3 {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/pods", http.NoBody))
+			if body := w.Body.String(); !strings.Contains(body, "is the disk stuck?") || !strings.Contains(body, id("a")) {
+				t.Error(body)
+			}
+		}
+		close(m.stuck)
+		synctest.Wait()
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/pods", http.NoBody))
+		if body := w.Body.String(); strings.Contains(body, "stuck") {
+			t.Error(body)
+		}
+	})
 }
 
 // TestWhyOfNames: of pods with one name the newest is meant; what is left of one is

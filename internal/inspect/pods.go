@@ -17,7 +17,7 @@ import (
 const lossAge = time.Hour
 
 // pods answers with everything that lives, failed or owes.
-func (s *server) pods() (*Pods, error) {
+func (s *server) pods() *Pods {
 	out := &Pods{Now: time.Now(), Started: s.started, Pods: s.tree(), Failed: []Failed{}, Owed: []Debt{}}
 	for i := range out.Pods {
 		out.Pods[i].Timeline = nil
@@ -33,12 +33,48 @@ func (s *server) pods() (*Pods, error) {
 		f.Timeline = nil
 		out.Failed = append(out.Failed, f)
 	}
-	debts, err := s.Model.Debts()
+	debts, err := s.debts()
 	for _, d := range debts {
 		out.Owed = append(out.Owed, debt(d))
 	}
-	return out, err
+	out.OwedUnknown = err
+	return out
 }
+
+// debtTime is how long the ledger may take. It is on the disk, which may be what is
+// wrong, and then the rest must be told without it.
+const debtTime = 500 * time.Millisecond
+
+// debts reads the ledger; unknown says why that could not be done.
+func (s *server) debts() (list []owed.Due, unknown string) {
+	type answer struct {
+		list []owed.Due
+		err  error
+	}
+	late := time.After(debtTime)
+	got := make(chan answer, 1)
+	select {
+	case s.ledger <- struct{}{}:
+		go func() {
+			defer func() { <-s.ledger }()
+			l, err := s.Model.Debts()
+			got <- answer{l, err}
+		}()
+	case <-late: // an earlier reading hangs
+		return nil, stuck
+	}
+	select {
+	case a := <-got:
+		if a.err != nil {
+			unknown = a.err.Error()
+		}
+		return a.list, unknown
+	case <-late:
+		return nil, stuck
+	}
+}
+
+const stuck = "the ledger in state_dir cannot be read: is the disk stuck?"
 
 // why answers about one pod, named by its id, the beginning of it, or NAMESPACE/NAME.
 func (s *server) why(id string) (*Why, error) {
@@ -71,16 +107,16 @@ func (s *server) why(id string) (*Why, error) {
 			out.Failed = append(out.Failed, failed(l))
 		}
 	}
-	debts, err := s.Model.Debts()
+	debts, unknown := s.debts()
 	for _, d := range debts {
 		if means(d.Pod, d.Name) || out.Pod != nil && d.Pod == out.Pod.ID {
 			out.Owed = append(out.Owed, debt(d))
 		}
 	}
-	if err == nil && out.Pod == nil && len(out.Failed) == 0 && len(out.Owed) == 0 {
-		err = errs.NotFound("pod", id)
+	if out.OwedUnknown = unknown; out.Pod == nil && len(out.Failed) == 0 && len(out.Owed) == 0 {
+		return nil, errs.NotFound("pod", id)
 	}
-	return out, err
+	return out, nil
 }
 
 // podOf is the name of the pod that a loss is about.

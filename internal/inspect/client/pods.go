@@ -59,6 +59,9 @@ func podTable(w io.Writer, all inspect.Pods, problems bool) error {
 	for _, d := range all.Owed {
 		t.row("owed", age(all.Now.Sub(d.Since)), d.Name, short(d.Pod), "network", "CNI DEL of network "+d.Network+", "+times(d.Tries+1, "tries")+line(d.Error))
 	}
+	if all.OwedUnknown != "" {
+		t.row("owed", "?", "", "", "network", line(all.OwedUnknown))
+	}
 	if len(t.rows) == 1 {
 		text := "there are no pods"
 		if problems {
@@ -250,6 +253,9 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 	}
 	for _, d := range why.Owed {
 		fmt.Fprintf(w, "\nowed: the CNI DEL of network %s, since %s, tried %d times\n  %s\n", d.Network, clock(d.Since, why.Now), d.Tries+1, line(d.Error))
+	}
+	if why.OwedUnknown != "" {
+		fmt.Fprintf(w, "\nowed: not known: %s\n", line(why.OwedUnknown))
 	}
 	if p != nil && p.Created != nil && p.Created.Before(why.Started) {
 		fmt.Fprintf(w, "\nThe daemon began at %s. Of what was done before, only states and results are known.\n", clock(why.Started, why.Now))

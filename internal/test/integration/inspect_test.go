@@ -558,3 +558,39 @@ func TestSocketShared(t *testing.T) {
 		io.Copy(io.Discard, resp.Body)
 	}
 }
+
+// TestDrain: the daemon ends its answers before it ends, and waits for nobody who does
+// not ask.
+func TestDrain(t *testing.T) {
+	w := world.New(t, world.Options{Late: true})
+	w.Start("ENABLE_PROFILE_UNIX_SOCKET=true")
+	for _, words := range []string{"", "GET /info HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HT"} { // silent, idle after an answer, slow
+		c, err := net.Dial("unix", w.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, words)
+	}
+	c, err := net.Dial("unix", w.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /debug/pprof/profile?seconds=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	w.Eventually("the profile is being taken", func() bool { return strings.Contains(told(w, "goroutines"), "pprof.Profile") })
+	begin := time.Now()
+	w.Signal(syscall.SIGTERM)
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatal(resp, err)
+	}
+	if data, err := io.ReadAll(resp.Body); err != nil || len(data) == 0 {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	w.WaitEnd()
+	t.Logf("it ended %v after the signal", time.Since(begin))
+	if !strings.Contains(w.Log(), "ending") || strings.Contains(w.Log(), "cannot serve") {
+		t.Errorf("the log:\n%s", w.Log())
+	}
+}
