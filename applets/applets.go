@@ -20,6 +20,7 @@ import (
 	"github.com/monocrio/monocrio/applets/pause"
 	"github.com/monocrio/monocrio/applets/pinns"
 	"github.com/monocrio/monocrio/applets/runc"
+	"github.com/monocrio/monocrio/applets/status"
 	plugins "github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/cni/plugin"
 )
@@ -40,6 +41,7 @@ var table = [...]Applet{
 	{Name: "conmon", Summary: "watch one container", Run: conmon.Main},
 	{Name: "pinns", Summary: "make namespaces and keep them as files", Run: pinns.Main},
 	{Name: "pause", Summary: "reap orphans and wait", Run: pause.Main},
+	{Name: "crio-status", Summary: "ask a running daemon about itself", Run: status.Main},
 	{Name: "ocic", Summary: "test client: pods, containers, images", Run: ocic.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
 }

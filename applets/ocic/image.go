@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	daemon "github.com/monocrio/monocrio/internal/inspect/client"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -35,7 +37,7 @@ func (c *client) imagePull() *cobra.Command {
 		}
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
-		done := spin("pulling " + args[0])
+		done := spin("pulling "+args[0], func(ctx context.Context) (string, error) { return daemon.New(c.socket).Brief(ctx, args[0]) })
 		resp, err := c.images.PullImage(ctx, req)
 		done()
 		if err == nil {
@@ -47,16 +49,30 @@ func (c *client) imagePull() *cobra.Command {
 	return cmd
 }
 
-// spin shows on a terminal that something goes on, and for how long; the CRI tells
-// no more of a pull. The function that it returns clears the line.
-func spin(what string) (done func()) {
+// spin shows on a terminal that something goes on, for how long, and what more tells,
+// which is asked until it fails: the CRI tells nothing of a pull, but our daemon does.
+// The function that it returns clears the line.
+func spin(what string, more func(context.Context) (string, error)) (done func()) {
 	if fi, err := os.Stderr.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
 		return func() {}
 	}
 	end, ended := make(chan struct{}), make(chan struct{})
 	start := time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	var told atomic.Value
+	told.Store("")
+	go func() {
+		for text, err := more(ctx); err == nil; text, err = more(ctx) {
+			told.Store(text)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second / 2):
+			}
+		}
+	}()
 	go func() {
 		defer close(ended)
+		defer cancel()
 		t := time.NewTicker(120 * time.Millisecond)
 		defer t.Stop()
 		for i := 0; ; i++ {
@@ -65,7 +81,7 @@ func spin(what string) (done func()) {
 				fmt.Fprint(os.Stderr, "\r\x1b[K")
 				return
 			case <-t.C:
-				fmt.Fprintf(os.Stderr, "\r%c %s  %.1fs\x1b[K", `|/-\`[i%4], what, time.Since(start).Seconds())
+				fmt.Fprintf(os.Stderr, "\r%c %s  %.1fs  %s\x1b[K", `|/-\`[i%4], what, time.Since(start).Seconds(), told.Load())
 			}
 		}
 	}()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni/plugin"
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/step"
 )
 
 // Exec finds and runs plugins: it is the in-process host of embedded ones and
@@ -99,6 +100,8 @@ func (e *Exec) FindInPath(name string, dirs []string) (string, error) {
 // parameters in environ, and returns what it prints.
 func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	name, ok := strings.CutPrefix(path, builtin)
+	step.Waits(ctx, "CNI plugin "+name+": "+verbOf(environ))
+	defer step.Waits(ctx, "")
 	if !ok {
 		return e.execute(ctx, path, stdin, environ)
 	}
@@ -106,13 +109,11 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, enviro
 	if p == nil {
 		return nil, errs.NotFound("embedded CNI plugin", name)
 	}
-	var verb string
+	verb := verbOf(environ)
 	r := &plugin.Request{Config: stdin, Delegate: e.Delegate}
 	for _, kv := range environ {
 		k, v, _ := strings.Cut(kv, "=")
 		switch k {
-		case "CNI_COMMAND":
-			verb = v
 		case "CNI_CONTAINERID":
 			r.ContainerID = v
 		case "CNI_NETNS":
@@ -135,6 +136,16 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, enviro
 		err = res.PrintTo(&out)
 	}
 	return out.Bytes(), err
+}
+
+// verbOf finds the verb in a plugin's environment.
+func verbOf(environ []string) string {
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "CNI_COMMAND="); ok {
+			return v
+		}
+	}
+	return ""
 }
 
 // execute runs a file as the specification says.

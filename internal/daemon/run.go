@@ -116,23 +116,22 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 	if err != nil {
 		return err
 	}
+	f := newFront(p, l)
 	g := cri.NewGRPC(p.deps, p.conf.API.GRPCMaxSendMsgSize, p.conf.API.GRPCMaxRecvMsgSize)
 	debug.FreeOSMemory() // what starting took
 	p.log.Info("serving", "socket", p.conf.API.Listen, "version", version.Version, "handler", p.conf.Runtime.DefaultRuntime, "systemdCgroup", p.deps.Systemd)
 	if err := p.network.Status(ctx); err != nil {
 		p.log.Warn("pods cannot be attached to a network yet", "err", err)
 	}
-	failed := make(chan error, 2)
-	go func() {
-		if err := g.Serve(l); err != nil {
-			failed <- fmt.Errorf("cannot serve on %s: %w", p.conf.API.Listen, err)
-		}
-	}()
-	go func() {
-		if err := p.streams.Serve(); err != nil {
-			failed <- err
-		}
-	}()
+	servers := []func() error{func() error { return g.Serve(f.split.GRPC()) }, f.split.Serve, f.serveHTTP, p.streams.Serve}
+	failed := make(chan error, len(servers))
+	for _, serve := range servers {
+		go func() {
+			if err := serve(); err != nil {
+				failed <- fmt.Errorf("cannot serve (CRI socket %s): %w", p.conf.API.Listen, err)
+			}
+		}()
+	}
 	if err := notify("READY=1"); err != nil {
 		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
 	}
@@ -155,7 +154,7 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 			p.log.Info("ending; pods and containers go on")
 			p.events.Close()
 			p.images.Close() // a pull may take long, and its caller asks again
-			drain(g)
+			f.drain(g)
 			return fsx.RemoveIfThere(p.conf.API.Listen)
 		}
 	}
@@ -206,20 +205,6 @@ func listen(path string) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
-}
-
-// drain lets calls end, for some time.
-func drain(g interface {
-	GracefulStop()
-	Stop()
-}) {
-	done := make(chan struct{})
-	go func() { g.GracefulStop(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(drainTime):
-		g.Stop()
-	}
 }
 
 // notify speaks sd_notify(3); without a service manager it does nothing.

@@ -60,6 +60,7 @@ type Service struct {
 
 	mu      sync.Mutex
 	pulls   map[string]*Pull   // in flight, by key
+	ended   []Progress         // the last ones, oldest first
 	configs map[string]*detail // by image id; contents never change under one id
 }
 

@@ -45,15 +45,15 @@ type layer struct {
 
 // fetcher fetches the layers of one image.
 type fetcher struct {
-	store    storage.Store
-	src      types.ImageSource
-	dir      string
-	progress chan<- types.ProgressProperties
-	layers   []*layer
+	store  storage.Store
+	src    types.ImageSource
+	dir    string
+	pull   *Pull
+	layers []*layer
 }
 
 // fetchLayers puts the layers of an image into the store, if the policy accepts it.
-func (s *Service) fetchLayers(ctx context.Context, src types.ImageSource, policy *signature.PolicyContext, sys *types.SystemContext, progress chan<- types.ProgressProperties) error {
+func (s *Service) fetchLayers(ctx context.Context, p *Pull, src types.ImageSource, policy *signature.PolicyContext, sys *types.SystemContext) error {
 	if s.store.PullOptions()["enable_partial_images"] == "true" {
 		return nil // the library knows how to fetch parts of layers
 	}
@@ -61,7 +61,8 @@ func (s *Service) fetchLayers(ctx context.Context, src types.ImageSource, policy
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	f := &fetcher{store: s.durable, src: src, progress: progress, layers: s.missing(list)}
+	f := &fetcher{store: s.durable, src: src, pull: p, layers: s.missing(list)}
+	p.expect(list, f.layers)
 	if len(f.layers) == 0 {
 		return nil
 	}
@@ -176,9 +177,11 @@ func (f *fetcher) run(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
+		f.pull.reach(l.blob.Digest, Unpacking)
 		if err := f.unpack(ctx, l); err != nil {
 			return err
 		}
+		f.pull.reach(l.blob.Digest, Done)
 		if err := os.Remove(l.file); err != nil {
 			return err
 		}
@@ -191,7 +194,7 @@ func (f *fetcher) fetch(ctx context.Context, l *layer) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	f.progress <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
+	f.pull.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
 	in, _, err := f.src.GetBlob(ctx, l.blob, none.NoCache)
 	if err != nil {
 		return err
@@ -210,14 +213,14 @@ func (f *fetcher) fetch(ctx context.Context, l *layer) error {
 			return e
 		}
 		size += int64(n)
-		f.progress <- types.ProgressProperties{Event: types.ProgressEventRead, Artifact: l.blob, Offset: uint64(size), OffsetUpdate: uint64(n)}
+		f.pull.events <- types.ProgressProperties{Event: types.ProgressEventRead, Artifact: l.blob, Offset: uint64(size), OffsetUpdate: uint64(n)}
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return err
 		}
 	}
-	f.progress <- types.ProgressProperties{Event: types.ProgressEventDone, Artifact: l.blob, Offset: uint64(size)}
+	f.pull.events <- types.ProgressProperties{Event: types.ProgressEventDone, Artifact: l.blob, Offset: uint64(size)}
 	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != l.blob.Digest.String() || size != l.blob.Size {
 		return unusable("layer %s came with %d bytes of digest %s, not %d", l.blob.Digest, size, got, l.blob.Size)
 	}

@@ -43,13 +43,17 @@ type Pull struct {
 	Ref     string
 	Started time.Time
 
-	done chan struct{}
-	id   string
-	err  error
+	done   chan struct{}
+	id     string
+	err    error
+	events chan types.ProgressProperties // of the try that is made
 
-	mu    sync.Mutex
-	moved uint64 // bytes so far
-	last  time.Time
+	mu      sync.Mutex
+	moved   uint64 // bytes so far
+	last    time.Time
+	samples []sample // of moved, oldest first
+	hosts   []string
+	layers  []LayerProgress
 }
 
 // Moved tells how many bytes have come so far and when the last one did.
@@ -124,6 +128,7 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 			}
 			s.mu.Lock()
 			delete(s.pulls, key)
+			s.keep(p)
 			s.mu.Unlock()
 			close(p.done)
 		}()
@@ -152,6 +157,9 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 	for _, n := range names {
 		sys := s.sys(creds)
 		sys.DockerBearerRegistryToken = token
+		p.mu.Lock()
+		p.hosts, p.layers = hostsOf(sys, n), nil
+		p.mu.Unlock()
 		var e error
 		for try := 0; try < 2; try++ {
 			id, e = s.fetch(p, policy, n, sys)
@@ -184,14 +192,14 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
-	progress := make(chan types.ProgressProperties, 16)
+	p.events = make(chan types.ProgressProperties, 16)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		p.watch(progress, s.rules.Load().ProgressTimeout, cancel)
+		p.watch(p.events, s.rules.Load().ProgressTimeout, cancel)
 	}()
-	err = s.copyImage(ctx, ref, dst, policy, sys, progress)
-	close(progress)
+	err = s.copyImage(ctx, p, ref, dst, policy, sys)
+	close(p.events)
 	<-watched
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return "", cause
@@ -206,18 +214,18 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	return img.ID, nil
 }
 
-func (s *Service) copyImage(ctx context.Context, ref, dst types.ImageReference, policy *signature.PolicyContext, sys *types.SystemContext, progress chan types.ProgressProperties) error {
+func (s *Service) copyImage(ctx context.Context, p *Pull, ref, dst types.ImageReference, policy *signature.PolicyContext, sys *types.SystemContext) error {
 	src, err := ref.NewImageSource(ctx, sys)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := s.fetchLayers(ctx, src, policy, sys, progress); err != nil {
+	if err := s.fetchLayers(ctx, p, src, policy, sys); err != nil {
 		return err
 	}
 	_, err = copy.Image(ctx, policy, dst, opened{ref, src}, &copy.Options{
 		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: 1, Progress: progress, // each read: else the end of a blob is not told
+		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
 	})
 	return err
 }
@@ -256,7 +264,7 @@ func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Durati
 				missing[e.Artifact.Digest] = false
 			}
 			p.mu.Lock()
-			p.moved, p.last = p.moved+e.OffsetUpdate, time.Now()
+			p.note(e)
 			p.mu.Unlock()
 		case <-tick:
 			moved, last := p.Moved()

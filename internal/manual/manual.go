@@ -106,6 +106,7 @@ func (p *Page) command(c *cobra.Command) {
 	}
 	p.Blocks = append(p.Blocks, Sub(title))
 	p.Blocks = append(p.Blocks, paragraphs(c)...)
+	p.flags(c.PersistentFlags())
 	p.flags(c.LocalNonPersistentFlags())
 	for _, sub := range visible(c) {
 		p.command(sub)

@@ -34,10 +34,11 @@ func (m *Manager) Pause(ctx context.Context, id string) error {
 	return r.Pause(ctx, c.id)
 }
 
-// Resume thaws it; one that has ended meanwhile needs none.
+// Resume thaws it; one that has ended meanwhile needs none, and one that an operator
+// froze stays so.
 func (m *Manager) Resume(ctx context.Context, id string) error {
 	c, r, err := m.runs(id, "resume")
-	if err != nil {
+	if err != nil || c.view().Status.Paused {
 		return nil
 	}
 	return r.Resume(ctx, c.id)

@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/ending"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -30,6 +30,7 @@ type Container struct {
 	freeing sync.Mutex
 	ended   sync.Once // plugins were told that it ended
 	end     ending.Ending
+	trail   *step.Trail
 
 	mu      sync.Mutex // guards what follows
 	status  state.ContainerStatus
@@ -39,7 +40,7 @@ type Container struct {
 }
 
 func (m *Manager) newContainer(id string, p *Pod, req state.ContainerRequest, st state.ContainerStatus) *Container {
-	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), exited: make(chan struct{})}
+	c := &Container{m: m, id: id, req: req, pod: p, status: st, op: flight.NewLock(), trail: new(step.Trail), exited: make(chan struct{})}
 	if st.FinishedAt != 0 {
 		close(c.exited)
 		c.ended.Do(func() {}) // by the daemon that saw it
@@ -53,14 +54,13 @@ func (c *Container) Kind() string { return "container" }
 // Ident implements step.Object.
 func (c *Container) Ident() string { return c.id }
 
+// Trail implements step.Object.
+func (c *Container) Trail() *step.Trail { return c.trail }
+
 // bundle is the folder with config.json, the attach socket and the control fifos.
 func (c *Container) bundle() string { return filepath.Join(c.m.RunDir, "containers", c.id) }
 
-func containerName(pod string, md *cri.ContainerMetadata) string {
-	return pod + "/" + strconv.Quote(md.GetName()) + "/" + strconv.FormatUint(uint64(md.GetAttempt()), 10)
-}
-
-func (c *Container) name() string { return containerName(c.req.Pod, c.req.Config.GetMetadata()) }
+func (c *Container) name() string { return state.ContainerName(c.req.Pod, c.req.Config.GetMetadata()) }
 
 func (c *Container) view() state.ContainerView {
 	c.mu.Lock()
@@ -85,15 +85,23 @@ func (c *Container) transition(change func(*state.ContainerStatus) error) error 
 	}
 	before := c.status
 	c.status = next
+	if next.Paused && !before.Paused {
+		c.trail.Reach("paused")
+	}
+	if next.Phase == state.Removing && before.Phase != next.Phase {
+		c.trail.Reach(string(next.Phase))
+	}
 	for _, e := range []struct {
 		was, is int64
 		typ     cri.ContainerEventType
+		word    string
 	}{
-		{before.CreatedAt, next.CreatedAt, cri.ContainerEventType_CONTAINER_CREATED_EVENT},
-		{before.StartedAt, next.StartedAt, cri.ContainerEventType_CONTAINER_STARTED_EVENT},
-		{before.FinishedAt, next.FinishedAt, cri.ContainerEventType_CONTAINER_STOPPED_EVENT},
+		{before.CreatedAt, next.CreatedAt, cri.ContainerEventType_CONTAINER_CREATED_EVENT, "created"},
+		{before.StartedAt, next.StartedAt, cri.ContainerEventType_CONTAINER_STARTED_EVENT, "running"},
+		{before.FinishedAt, next.FinishedAt, cri.ContainerEventType_CONTAINER_STOPPED_EVENT, "exited"},
 	} {
 		if e.was == 0 && e.is != 0 {
+			c.trail.Reach(e.word)
 			c.m.publish(Event{Container: c.id, Pod: c.req.Pod, Type: e.typ, At: time.Unix(0, e.is)})
 		}
 	}
@@ -117,13 +125,19 @@ func (c *Container) forget() error {
 
 // stop ends the container's process: the stop signal, the grace period, SIGKILL. It
 // returns when the exit is recorded, and holds no lock meanwhile.
-func (c *Container) stop(ctx context.Context, grace time.Duration) error {
+func (c *Container) stop(ctx context.Context, grace time.Duration) (err error) {
 	st := c.view().Status
 	if st.FinishedAt != 0 || st.Process == nil {
 		return nil
 	}
 	if st.StartedAt == 0 {
 		grace = 0 // it waits to be started: no program is there to handle a signal
+	}
+	ctx, end := c.trail.Begin(ctx, step.Call, "stop")
+	defer func() { end(err) }()
+	step.Waits(ctx, ending.Waits(grace))
+	if st.Paused { // a frozen program could not handle one either
+		c.logErr("cannot thaw a paused container that is to end", c.setPaused(ctx, false))
 	}
 	return c.end.Stop(ctx, c.subject(), grace)
 }

@@ -59,14 +59,15 @@ type Manager struct {
 	debts    owed.Ledger
 	podIndex *flight.Index[*Pod]
 	ctrIndex *flight.Index[*Container]
+	losses   step.Losses
 	podSteps step.Table[*Pod]
 	ctrSteps step.Table[*Container]
-	wake     chan struct{} // something is owed: sweep
+	again    *flight.Again // sweeps what is owed
 }
 
 // New opens the records. Recover must be called before anything else.
 func New(o Options) (*Manager, error) {
-	m := &Manager{Options: o, podIndex: flight.NewIndex[*Pod]("pod sandbox"), ctrIndex: flight.NewIndex[*Container]("container"), wake: make(chan struct{}, 1)}
+	m := &Manager{Options: o, podIndex: flight.NewIndex[*Pod]("pod sandbox"), ctrIndex: flight.NewIndex[*Container]("container"), again: flight.NewAgain(5*time.Second, sweepMost)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
 	quarantine := filepath.Join(o.StateDir, "quarantine")
@@ -104,15 +105,17 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		}
 		return nil
 	}
-	return m.podIndex.Fly(ctx, podName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
+	return m.podIndex.Fly(ctx, state.PodName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
 }
 
-func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (string, error) {
+func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (made string, err error) {
 	ctx, cancel := context.WithTimeout(m.ctx, h.Patience(m.MakeTime))
 	defer cancel()
 	id := ident.New()
 	req := state.PodRequest{Config: state.PodConfig{PodSandboxConfig: config}, Handler: h.Name}
-	var err error
+	trail := new(step.Trail)
+	end := m.losses.Begin(step.Loss{Kind: "pod", ID: id, Name: state.FullName(config.GetMetadata())}, trail)
+	defer func() { end(err) }()
 	if req.Cgroup, req.OwnCgroup, err = m.Cgroups.ParentPath(config.GetLinux().GetCgroupParent(), id); err != nil {
 		return "", err
 	}
@@ -130,6 +133,8 @@ func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (str
 	if err := p.check(); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", config.GetMetadata().GetName(), err)
 	}
+	p.trail = trail
+	trail.Reach(string(state.Creating))
 	defer m.Plugins.Hold()()
 	p.op <- struct{}{}
 	defer p.op.Release()
@@ -181,14 +186,19 @@ func (m *Manager) Stop(ctx context.Context, id string) error {
 	return p.stop(ctx)
 }
 
-func (p *Pod) stop(ctx context.Context) error {
+func (p *Pod) stop(ctx context.Context) (err error) {
+	ctx, end := p.trail.Begin(ctx, step.Call, "stop")
+	defer func() { end(err) }()
 	p.end()
+	step.Waits(ctx, "containers that are being made to give up")
 	if err := p.gate.Close(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
+	step.Waits(ctx, "its containers to end")
 	if err := p.stopContainers(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
+	step.Waits(ctx, "another call")
 	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
@@ -196,6 +206,7 @@ func (p *Pod) stop(ctx context.Context) error {
 	if v := p.view(); v.Status.Phase != state.Ready && v.Status.Infra == nil && !v.Status.Attached && v.Status.Told != state.ToldRun {
 		return nil
 	}
+	step.Waits(ctx, "")
 	step.CrashPoint("pod", "notready", "before-transition")
 	// First, so that a pod that lost half of what it stands on never counts as ready.
 	if err := p.transition(func(s *state.PodStatus) {
@@ -247,11 +258,15 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 
 // unmake walks all downs and deletes the record. What fails leaves the pod
 // removing, for the next call or the sweep.
-func (p *Pod) unmake(ctx context.Context) error {
+func (p *Pod) unmake(ctx context.Context) (err error) {
+	ctx, end := p.trail.Begin(ctx, step.Call, "remove")
+	defer func() { end(err) }()
+	step.Waits(ctx, "another call")
 	if err := p.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
 	}
 	defer p.op.Release()
+	step.Waits(ctx, "")
 	if p.view().Status.Phase != state.Removing {
 		if err := p.transition(func(s *state.PodStatus) { s.Phase = state.Removing }); err != nil {
 			return err

@@ -36,10 +36,13 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 		}
 		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
 	}
-	return m.ctrIndex.Fly(ctx, containerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config, from) })
+	return m.ctrIndex.Fly(ctx, state.ContainerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config, from) })
 }
 
-func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state.Source) (string, error) {
+func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state.Source) (made string, err error) {
+	id, trail := ident.New(), new(step.Trail)
+	end := m.losses.Begin(step.Loss{Kind: "container", ID: id, Name: state.FullName(p.req.Config.GetMetadata()) + "/" + config.GetMetadata().GetName(), Owner: p.id}, trail)
+	defer func() { end(err) }()
 	open := p.gate.Enter()
 	if open {
 		defer p.gate.Leave()
@@ -53,11 +56,12 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	ctx, cancel := context.WithTimeout(p.life, h.Patience(m.MakeTime))
 	defer cancel()
-	image, err := m.Images.Resolve(ctx, config.GetImage().GetImage())
-	if err != nil {
+	here, found := trail.Begin(ctx, step.Call, "find the image")
+	step.Waits(here, "the image store")
+	image, err := m.Images.Resolve(here, config.GetImage().GetImage())
+	if found(err); err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
-	id := ident.New()
 	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image, From: from}
 	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(config.GetLogPath(), id+".log")); err == nil {
 		err = m.Specs.Admit(&p.req, &req)
@@ -72,6 +76,8 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
+	c.trail = trail
+	trail.Reach(string(state.Creating))
 	defer m.Plugins.Hold()()
 	c.op <- struct{}{}
 	defer c.op.Release()
@@ -144,7 +150,7 @@ func (m *Manager) target(p *Pod, config *cri.ContainerConfig) (string, error) {
 }
 
 // Start lets the process of a created container go on to its program.
-func (m *Manager) Start(ctx context.Context, id string) error {
+func (m *Manager) Start(ctx context.Context, id string) (err error) {
 	c, err := m.ctrIndex.Find(id)
 	if err != nil {
 		return err
@@ -169,9 +175,12 @@ func (m *Manager) Start(ctx context.Context, id string) error {
 	// A start that began must become known even if its caller is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.Patience(m.MakeTime))
 	defer cancel()
+	ctx, end := c.trail.Begin(ctx, step.Call, "start")
+	defer func() { end(err) }()
 	err = c.ask(ctx, state.ContainerStart)
 	began := c.begin(time.Now().UnixNano()) // before, or a quick program ends before it began
 	if err == nil {
+		step.Waits(ctx, "the runtime to start its program")
 		err = c.run(ctx, h)
 	}
 	if err != nil {
@@ -204,7 +213,7 @@ func (c *Container) begin(at int64) int64 {
 // that the kubelet and its users see it; the process that waits is killed.
 func (c *Container) cannotRun(ctx context.Context, cause error) {
 	// First, or the end of what is killed would be the reason.
-	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, reasonNeverRan, cause.Error()))
+	c.logErr("cannot record a failed start", c.finish(time.Now(), 128, state.ReasonNeverRan, cause.Error()))
 	c.freeRuntime(ctx)
 }
 
@@ -232,14 +241,18 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	return c.remove(ctx)
 }
 
-func (c *Container) remove(ctx context.Context) error {
+func (c *Container) remove(ctx context.Context) (err error) {
+	ctx, end := c.trail.Begin(ctx, step.Call, "remove")
+	defer func() { end(err) }()
 	if err := c.stop(ctx, 0); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
+	step.Waits(ctx, "another call")
 	if err := c.op.Acquire(ctx); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
 	defer c.op.Release()
+	step.Waits(ctx, "")
 	c.m.ctrIndex.FreeName(c.name(), c.id)
 	if c.view().Status.Phase != state.Removing {
 		c.tellEnded(ctx)

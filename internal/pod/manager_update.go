@@ -6,11 +6,10 @@ import (
 	"fmt"
 
 	"github.com/monocrio/monocrio/internal/errs"
-	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -38,14 +37,14 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, want *cri.Linu
 	if err := c.canUpdate(ctx, h, want, next); err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.id, err)
 	}
-	if err := h.Runtime.Update(ctx, c.id, c.m.Specs.Limits(changed(next, want))); err != nil {
-		return withKind(err)
+	if err := h.Runtime.Update(ctx, c.id, c.m.Specs.Limits(state.Changed(next, want))); err != nil {
+		return oci.Refused(err)
 	}
-	if err := c.setOOMScore(ctx, h, int(want.GetOomScoreAdj())); err != nil {
+	if err := process.SetOOMScore(ctx, h.Runtime, c.id, int(want.GetOomScoreAdj()), c.m.Log); err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.id, err)
 	}
 	err = c.transition(func(s *state.ContainerStatus) error {
-		s.Resources = recorded(next)
+		s.Resources = state.Record(next)
 		return nil
 	})
 	c.tell(ctx, state.ContainerUpdated)
@@ -71,24 +70,13 @@ func (m *Manager) Adjust(ctx context.Context, id string, limits *specs.LinuxReso
 		return err
 	}
 	if err := h.Runtime.Update(ctx, c.id, limits); err != nil {
-		return withKind(err)
+		return oci.Refused(err)
 	}
 	v := c.view()
 	return c.transition(func(s *state.ContainerStatus) error {
-		s.Resources = recorded(state.Update(state.InForce(&v), told))
+		s.Resources = state.Record(state.Update(state.InForce(&v), told))
 		return nil
 	})
-}
-
-// withKind tells whom the kernel's refusal of a limit blames.
-func withKind(err error) error {
-	switch {
-	case errors.Is(err, unix.EBUSY): // version 1 of cgroups: what is used cannot be freed
-		return errs.With(errs.KindPrecondition, err)
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE), errors.Is(err, unix.ENOSPC):
-		return errs.With(errs.KindInvalid, err)
-	}
-	return err
 }
 
 // canUpdate refuses what cannot be meant and what would kill the container.
@@ -113,41 +101,6 @@ func (c *Container) canUpdate(ctx context.Context, h *process.Handler, want, nex
 	}
 	if uint64(limit) <= u.Memory.WorkingSet { // version 2 would kill it, where version 1 refuses
 		return errs.Precondition("memory limit of %d bytes: its working set is %d bytes now", limit, u.Memory.WorkingSet)
-	}
-	return nil
-}
-
-// changed are the limits to be set: what was asked for, and what must go with it. A
-// quota means nothing without its period, and a swap limit counts memory too.
-func changed(next, want *cri.LinuxContainerResources) *cri.LinuxContainerResources {
-	set := state.Update(nil, want)
-	if set.CpuQuota != 0 || set.CpuPeriod != 0 {
-		set.CpuQuota, set.CpuPeriod = next.GetCpuQuota(), next.GetCpuPeriod()
-	}
-	if set.MemoryLimitInBytes != 0 || set.MemorySwapLimitInBytes != 0 {
-		set.MemoryLimitInBytes, set.MemorySwapLimitInBytes = next.GetMemoryLimitInBytes(), next.GetMemorySwapLimitInBytes()
-	}
-	return set
-}
-
-// setOOMScore gives all processes of the container a new score, 0 for none; those
-// that are started later inherit it.
-func (c *Container) setOOMScore(ctx context.Context, h *process.Handler, score int) error {
-	if score == 0 {
-		return nil
-	}
-	pids, err := h.Runtime.Processes(ctx, c.id)
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		switch err := proc.SetOOMScore(pid, score); {
-		case errors.Is(err, unix.EACCES):
-			c.m.Log.Warn("a part of the request has no effect on this node", "ctr", c.id, "why", "lowering oom_score_adj needs CAP_SYS_RESOURCE")
-			return nil
-		case err != nil:
-			return err
-		}
 	}
 	return nil
 }
@@ -184,33 +137,15 @@ func (p *Pod) update(ctx context.Context, overhead, resources *cri.LinuxContaine
 		return err
 	}
 	linux := p.req.Config.GetLinux()
-	nextOverhead, nextResources := pick(overhead, st.Overhead, linux.GetOverhead()), pick(resources, st.Resources, linux.GetResources())
+	nextOverhead, nextResources := state.Newest(overhead, st.Overhead, linux.GetOverhead()), state.Newest(resources, st.Resources, linux.GetResources())
 	if p.req.OwnCgroup {
 		if err := p.m.Cgroups.Create(ctx, p.req.Cgroup, p.limits(nextResources, nextOverhead)); err != nil {
 			return err
 		}
 	}
 	return p.transition(func(s *state.PodStatus) {
-		s.Overhead, s.Resources = recorded(nextOverhead), recorded(nextResources)
+		s.Overhead, s.Resources = state.Record(nextOverhead), state.Record(nextResources)
 	})
-}
-
-// pick is the newest of what is known.
-func pick(want *cri.LinuxContainerResources, last *state.Resources, first *cri.LinuxContainerResources) *cri.LinuxContainerResources {
-	switch {
-	case want != nil:
-		return want
-	case last != nil:
-		return last.LinuxContainerResources
-	}
-	return first
-}
-
-func recorded(r *cri.LinuxContainerResources) *state.Resources {
-	if r == nil {
-		return nil
-	}
-	return &state.Resources{LinuxContainerResources: r}
 }
 
 // limits are the pod's cgroup's; nil for none.

@@ -5,8 +5,11 @@ import (
 
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
+
+const waitsPlugins = "NRI plugins"
 
 // pluginsUp tells plugins of a pod that is complete; one that refuses undoes it.
 func (p *Pod) pluginsUp(ctx context.Context) error {
@@ -14,6 +17,7 @@ func (p *Pod) pluginsUp(ctx context.Context) error {
 		return err
 	}
 	v := p.view()
+	step.Waits(ctx, waitsPlugins)
 	return p.m.Plugins.Pod(ctx, state.PodRun, &v)
 }
 
@@ -36,6 +40,8 @@ func (p *Pod) tellRemoved(ctx context.Context) {
 
 func (p *Pod) tellPlugins(ctx context.Context, m state.PodMoment) {
 	v := p.view()
+	step.Waits(ctx, waitsPlugins)
+	defer step.Waits(ctx, "")
 	if err := p.m.Plugins.Pod(ctx, m, &v); err != nil {
 		p.m.Log.Warn("a plugin could not be told of a pod", "pod", p.id, "err", err)
 	}
@@ -44,6 +50,8 @@ func (p *Pod) tellPlugins(ctx context.Context, m state.PodMoment) {
 // ask tells plugins of a moment and returns what they say.
 func (c *Container) ask(ctx context.Context, m state.ContainerMoment) error {
 	p, v := c.pod.view(), c.view()
+	step.Waits(ctx, waitsPlugins)
+	defer step.Waits(ctx, "")
 	return c.m.Plugins.Container(ctx, m, &p, &v)
 }
 

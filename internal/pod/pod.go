@@ -2,13 +2,13 @@ package pod
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -25,13 +25,14 @@ type Pod struct {
 	end  context.CancelFunc
 	op   flight.Lock // lifecycle: climb, stop, remove
 
+	trail  *step.Trail
 	mu     sync.Mutex // guards what follows
 	status state.PodStatus
 	gone   bool // the record is deleted
 }
 
 func (m *Manager) newPod(id string, req state.PodRequest, st state.PodStatus) *Pod {
-	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock()}
+	p := &Pod{m: m, id: id, req: req, status: st, op: flight.NewLock(), trail: new(step.Trail)}
 	p.life, p.end = context.WithCancel(m.ctx)
 	if st.Phase != state.Creating && st.Phase != state.Ready {
 		p.gate.CloseNow()
@@ -46,16 +47,13 @@ func (p *Pod) Kind() string { return "pod" }
 // Ident implements step.Object.
 func (p *Pod) Ident() string { return p.id }
 
+// Trail implements step.Object.
+func (p *Pod) Trail() *step.Trail { return p.trail }
+
 // runDir holds the pod's pinned namespaces and files.
 func (p *Pod) runDir() string { return filepath.Join(p.m.RunDir, "pods", p.id) }
 
-// podName is the name that a pod's identity makes: what the kubelet repeats when it
-// asks again.
-func podName(md *cri.PodSandboxMetadata) string {
-	return fmt.Sprintf("%q/%q/%q/%d", md.GetNamespace(), md.GetName(), md.GetUid(), md.GetAttempt())
-}
-
-func (p *Pod) name() string { return podName(p.req.Config.GetMetadata()) }
+func (p *Pod) name() string { return state.PodName(p.req.Config.GetMetadata()) }
 
 // view returns a consistent copy.
 func (p *Pod) view() state.PodView {
@@ -81,6 +79,7 @@ func (p *Pod) transition(change func(*state.PodStatus)) error {
 	p.status = next
 	p.mu.Unlock()
 	if next.Phase != was {
+		p.trail.Reach(string(next.Phase))
 		p.m.Log.Info("pod is "+string(next.Phase), "pod", p.id, "name", p.req.Config.GetMetadata().GetName(), "namespace", p.req.Config.GetMetadata().GetNamespace())
 		p.tell(next.Phase)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 )
 
 // Recover makes the facts obey the records, before the first call is served. The
@@ -102,7 +103,7 @@ func (c *Container) recover(ctx context.Context) {
 		c.m.dropContainer(c, undone == nil)
 	case st.FinishedAt != 0:
 	case st.Boot != c.m.Boot:
-		c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reasonUnknown, "the node was restarted while the container ran"))
+		c.logErr("cannot record an exit", c.finish(time.Now(), state.ExitUnknown, state.ReasonUnknown, "the node was restarted while the container ran"))
 	case c.req.From != nil && st.Process == nil && process.Find(c.bundle()) == nil: // it waits to be restored
 	case st.Process == nil || !st.Process.Monitor.Alive():
 		c.settle(ctx)
@@ -151,6 +152,8 @@ func (p *Pod) recover(ctx context.Context) {
 // becomeNotReady gives back what a pod that cannot go on holds of the network.
 func (p *Pod) becomeNotReady(ctx context.Context, why string) {
 	p.m.Log.Warn("a pod cannot go on", "pod", p.id, "why", why)
+	_, end := p.trail.Begin(ctx, step.Call, "recover")
+	end(errors.New(why))
 	p.gate.CloseNow()
 	p.end()
 	p.logErr(p.m.podSteps.Named("network", "infra", "plugins").Descend(ctx, p))
@@ -231,37 +234,13 @@ func (m *Manager) endStray(ctx context.Context, id, bundle string) error {
 }
 
 // sweepSoon wakes the sweeper.
-func (m *Manager) sweepSoon() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
+func (m *Manager) sweepSoon() { m.again.Soon() }
 
-// The sweeper tries again what could not be undone: after 5 seconds, then less and
-// less often.
-const (
-	sweepFirst = 5 * time.Second
-	sweepMost  = 5 * time.Minute
-)
+// sweepMost is the longest pause of the sweeper, which tries again what could not be
+// undone.
+const sweepMost = 5 * time.Minute
 
-func (m *Manager) sweeper() {
-	wait := sweepFirst
-	for {
-		select {
-		case <-m.wake:
-			wait = sweepFirst
-		case <-m.ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		if m.sweep(m.ctx) == 0 {
-			wait = sweepMost
-		} else {
-			wait = min(2*wait, sweepMost)
-		}
-	}
-}
+func (m *Manager) sweeper() { m.again.Run(m.ctx, m.sweep) }
 
 // sweep tries everything that is owed once and returns how much still is.
 func (m *Manager) sweep(ctx context.Context) (left int) {

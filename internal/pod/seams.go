@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"time"
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
@@ -12,6 +11,13 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/state"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// What seams and events carry is data.
+type (
+	Lease       = state.Lease
+	SpecRequest = state.SpecRequest
+	Event       = state.Event
 )
 
 // Network attaches pods to networks (package cni).
@@ -49,14 +55,6 @@ type Cgroups interface {
 	Remove(ctx context.Context, path string) error
 }
 
-// Lease is a writable root file system held for one container.
-type Lease struct {
-	ID, Image, Pod string
-	// UIDs and GIDs map the pod's user namespace; empty: none.
-	UIDs, GIDs []specs.LinuxIDMapping
-	MountLabel string
-}
-
 // Rootfs leases writable layers (package storage).
 type Rootfs interface {
 	// Lease makes the layer of container l.ID over the image, or finds it.
@@ -84,24 +82,6 @@ type Handlers interface {
 	// Handler returns the named handler, for "" the default one; NotFound kind
 	// with the names there are otherwise.
 	Handler(name string) (*process.Handler, error)
-}
-
-// SpecRequest is what the OCI spec of a container is made from.
-type SpecRequest struct {
-	ID      string
-	Pod     state.View[state.PodRequest, state.PodStatus]
-	Config  *cri.ContainerConfig
-	Image   state.Image
-	Handler string
-	// Rootfs is the mounted root file system, Files the pod's RUN folder.
-	Rootfs, Files string
-	CgroupsPath   string
-	// PIDNamespace is a path, "" for a namespace of its own; with HostPID none.
-	PIDNamespace string
-	// Volumes are where the images of the request's mounts are, by index.
-	Volumes map[int]string
-	// LogPath and StopSignal are noted in the spec.
-	LogPath, StopSignal string
 }
 
 // Specs builds OCI specs (package spec, with the facts of the node).
@@ -136,13 +116,4 @@ type Plugins interface {
 	// Update returns the limits that are to be set instead.
 	Update(context.Context, *state.PodView, *state.ContainerView, *cri.LinuxContainerResources) (*cri.LinuxContainerResources, error)
 	UpdatePod(ctx context.Context, p *state.PodView, overhead, resources *cri.LinuxContainerResources) error
-}
-
-// Event tells that an object changed; it can be queried when the event is sent.
-type Event struct {
-	Container, Pod string // Container is empty for an event of the pod itself
-	Type           cri.ContainerEventType
-	At             time.Time
-	// Last is the pod as it was when the event tells that it is gone.
-	Last *state.PodView
 }

@@ -41,6 +41,8 @@ func (c *Container) lease(ctx context.Context, id, image string) (path string, e
 	if u := c.pod.req.UserNS(); u != nil {
 		l.UIDs, l.GIDs = spec.IDMap(u.GetUids()), spec.IDMap(u.GetGids())
 	}
+	step.Waits(ctx, "the image store")
+	defer step.Waits(ctx, "")
 	if err := c.m.Rootfs.Lease(ctx, l); err != nil {
 		return "", err
 	}
@@ -129,6 +131,8 @@ func (c *Container) bundleUp(ctx context.Context) error {
 		return err
 	}
 	p, v := c.pod.view(), c.view()
+	step.Waits(ctx, waitsPlugins)
+	defer step.Waits(ctx, "")
 	if err := c.m.Plugins.Create(ctx, &p, &v, spec); err != nil {
 		return err
 	}

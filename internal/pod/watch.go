@@ -7,19 +7,6 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/state"
 )
 
-// Reasons of a container's end, as kubectl shows them.
-const (
-	reasonCompleted   = "Completed"
-	reasonError       = "Error"
-	reasonOOM         = "OOMKilled"
-	reasonMonitorLost = "MonitorLost"
-	reasonUnknown     = "ContainerStatusUnknown"
-	reasonNeverRan    = "ContainerCannotRun"
-)
-
-// exitUnknown is the code of an end that nobody saw.
-const exitUnknown = 255
-
 // watch waits for the end of a container's monitor, once, and records the exit.
 func (c *Container) watch() {
 	c.mu.Lock()
@@ -55,16 +42,16 @@ func (c *Container) settle(ctx context.Context) {
 	switch {
 	case err != nil:
 		c.m.Log.Error("cannot read the exit of a container", "ctr", c.id, "err", err)
-		c.endUnseen(ctx, reasonUnknown, "the exit file cannot be read: "+err.Error())
+		c.endUnseen(ctx, state.ReasonUnknown, "the exit file cannot be read: "+err.Error())
 	case !ok:
-		c.endUnseen(ctx, reasonMonitorLost, "the monitor of the container was killed; its exit code is not known")
+		c.endUnseen(ctx, state.ReasonMonitorLost, "the monitor of the container was killed; its exit code is not known")
 	default:
 		code := int32(exit.Code)
-		reason := reasonError
+		reason := state.ReasonError
 		if code == 0 {
-			reason = reasonCompleted
+			reason = state.ReasonCompleted
 		} else if exit.OOM {
-			reason = reasonOOM
+			reason = state.ReasonOOM
 		}
 		c.logErr("cannot record an exit", c.finish(exit.At, code, reason, ""))
 		c.freeRuntime(ctx)
@@ -75,7 +62,7 @@ func (c *Container) settle(ctx context.Context) {
 // its code is unknown.
 func (c *Container) endUnseen(ctx context.Context, reason, message string) {
 	c.freeRuntime(ctx)
-	c.logErr("cannot record an exit", c.finish(time.Now(), exitUnknown, reason, message))
+	c.logErr("cannot record an exit", c.finish(time.Now(), state.ExitUnknown, reason, message))
 }
 
 // freeRuntime gives the cgroup and the runtime's state back as soon as the process

@@ -21,10 +21,12 @@ type Step[T Object] struct {
 // Table is a life, in the order of its making.
 type Table[T Object] []Step[T]
 
-// Object is what lives, as the walks need it: what it is called in errors.
+// Object is what lives, as the walks need it: what it is called in errors, and where it
+// is noted what was done (nil: nowhere).
 type Object interface {
 	Kind() string
 	Ident() string
+	Trail() *Trail
 }
 
 // UndoTime bounds one down. Kernel and plugins get this long; then the object
@@ -39,7 +41,9 @@ func (t Table[T]) Climb(ctx context.Context, o T) (undone bool, err error) {
 		CrashPoint(o.Kind(), s.Name, "before-up")
 		err := ctx.Err()
 		if err == nil {
-			err = s.Up(o, ctx)
+			here, end := o.Trail().Begin(ctx, Up, s.Name)
+			err = s.Up(o, here)
+			end(err)
 		}
 		CrashPoint(o.Kind(), s.Name, "after-up")
 		if err == nil {
@@ -67,8 +71,10 @@ func (t Table[T]) Descend(ctx context.Context, o T) (err error) {
 
 // undo runs one down behind a deadline: an unmount or plugin that hangs must not
 // take the caller with it.
-func undo[T Object](ctx context.Context, s Step[T], o T) error {
+func undo[T Object](ctx context.Context, s Step[T], o T) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoTime)
+	ctx, end := o.Trail().Begin(ctx, Down, s.Name)
+	defer func() { end(err) }()
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()

@@ -13,10 +13,13 @@ import (
 type life struct {
 	did   []string
 	fails []string
+	trail Trail
 }
 
 func (*life) Kind() string  { return "life" }
 func (*life) Ident() string { return "of one" }
+
+func (l *life) Trail() *Trail { return &l.trail }
 
 func (l *life) do(what string) error {
 	l.did = append(l.did, what)

@@ -83,6 +83,26 @@ func (l *Ledger) pay(ctx context.Context, id string, d Debt, st status) error {
 	return errors.Join(err, l.debts.Update(id, st))
 }
 
+// Due is a debt and how often its payment was tried.
+type Due struct {
+	Pod, Name string // id; namespace and name
+	Network   string
+	Since     time.Time
+	Tries     int
+	Err       string
+}
+
+// All lists the debts.
+func (l *Ledger) All() (all []Due, err error) {
+	debts, _, err := l.list()
+	for _, d := range debts {
+		r := d.Request.Request
+		all = append(all, Due{Pod: d.ID, Name: r.PodNamespace + "/" + r.PodName, Network: d.Request.Config.Name,
+			Since: time.Unix(0, d.Status.Since), Tries: d.Status.Tries, Err: d.Status.Error})
+	}
+	return all, err
+}
+
 // IDs lists the pods that owe something.
 func (l *Ledger) IDs() (ids []string, err error) {
 	debts, _, err := l.list()

@@ -41,6 +41,14 @@ type Subject struct {
 	Exited <-chan struct{}
 }
 
+// Waits says what a stop waits for.
+func Waits(grace time.Duration) string {
+	if grace <= 0 {
+		return "its processes to end after SIGKILL"
+	}
+	return "its processes to end; SIGKILL comes at " + time.Now().Add(grace).Format("15:04:05")
+}
+
 // Ending joins the calls that want one subject to end. The zero value is ready.
 type Ending struct {
 	mu      sync.Mutex

@@ -17,6 +17,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod/ending"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/step"
 )
 
 // Monitors starts and asks the processes that watch containers (package monitor).
@@ -80,6 +81,8 @@ func (o *Host) Spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 
 // Begin starts a monitor, which starts the container.
 func (o *Host) Begin(ctx context.Context, s monitor.Spawn) (*state.Process, error) {
+	step.Waits(ctx, "the runtime to create it (monitor "+s.Path+", runtime "+s.Runtime+")")
+	defer step.Waits(ctx, "")
 	p, err := o.Monitors.Start(ctx, s)
 	if err != nil {
 		return nil, err
@@ -105,9 +108,12 @@ func (o *Host) End(ctx context.Context, r oci.Runtime, id, bundle string, p *sta
 	if p == nil {
 		return o.endUnrecorded(ctx, r, id, bundle)
 	}
+	step.Waits(ctx, "the runtime to kill and delete it")
+	defer step.Waits(ctx, "")
 	if err := r.Delete(ctx, id, true); err != nil {
 		return err
 	}
+	step.Waits(ctx, fmt.Sprintf("its monitor, process %d, to end", p.Monitor.Pid))
 	if err := o.Monitors.Wait(ctx, p.Monitor); err != nil {
 		return fmt.Errorf("its monitor, process %d, goes on: %w", p.Monitor.Pid, err)
 	}

@@ -52,16 +52,3 @@ func (r *PodRequest) Sysctls(node map[string]string) map[string]string {
 	}
 	return all
 }
-
-// Word is a container's state in messages.
-func Word(s cri.ContainerState) string {
-	switch s {
-	case cri.ContainerState_CONTAINER_CREATED:
-		return "created"
-	case cri.ContainerState_CONTAINER_RUNNING:
-		return "running"
-	case cri.ContainerState_CONTAINER_EXITED:
-		return "exited"
-	}
-	return "being made or removed"
-}

@@ -101,3 +101,16 @@ func (r *PodRequest) CNI(id, netns string, hostPorts bool) (cni.Request, error) 
 	}
 	return n, nil
 }
+
+// Word is a state of the CRI in one word.
+func Word(s cri.ContainerState) string {
+	switch s {
+	case cri.ContainerState_CONTAINER_CREATED:
+		return "created"
+	case cri.ContainerState_CONTAINER_RUNNING:
+		return "running"
+	case cri.ContainerState_CONTAINER_EXITED:
+		return "exited"
+	}
+	return "being made or removed"
+}

@@ -44,3 +44,35 @@ func Update(r, want *cri.LinuxContainerResources) *cri.LinuxContainerResources {
 	}
 	return out
 }
+
+// Changed are the limits to be set: what was asked for, and what must go with it. A
+// quota means nothing without its period, and a swap limit counts memory too.
+func Changed(next, want *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	set := Update(nil, want)
+	if set.CpuQuota != 0 || set.CpuPeriod != 0 {
+		set.CpuQuota, set.CpuPeriod = next.GetCpuQuota(), next.GetCpuPeriod()
+	}
+	if set.MemoryLimitInBytes != 0 || set.MemorySwapLimitInBytes != 0 {
+		set.MemoryLimitInBytes, set.MemorySwapLimitInBytes = next.GetMemoryLimitInBytes(), next.GetMemorySwapLimitInBytes()
+	}
+	return set
+}
+
+// Newest is the newest of what is known of limits.
+func Newest(want *cri.LinuxContainerResources, last *Resources, first *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	switch {
+	case want != nil:
+		return want
+	case last != nil:
+		return last.LinuxContainerResources
+	}
+	return first
+}
+
+// Record is what is written down of limits.
+func Record(r *cri.LinuxContainerResources) *Resources {
+	if r == nil {
+		return nil
+	}
+	return &Resources{LinuxContainerResources: r}
+}

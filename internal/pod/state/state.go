@@ -10,6 +10,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/step"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -127,6 +128,8 @@ type ContainerStatus struct {
 	User       *User    `json:"user,omitempty"`
 	// Resources are the limits in force; nil: those of the request.
 	Resources *Resources `json:"resources,omitempty"`
+	// Paused says that an operator froze it, or began to.
+	Paused bool `json:"paused,omitempty"`
 }
 
 // User is who a container's process began as.
@@ -240,4 +243,12 @@ func (r *PodRequest) UserNS() *cri.UserNamespace {
 		return u
 	}
 	return r.Acts.userNS()
+}
+
+// Life is an object at one instant, with what was done to it since the daemon began.
+type Life[V any] struct {
+	View  V
+	Trail []step.Entry
+	// Busy says that the status is not known, because the record is being written.
+	Busy bool
 }

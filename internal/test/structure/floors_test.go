@@ -19,7 +19,7 @@ var floors = []struct {
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
-	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check"}},
+	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/..."}},
 	{"daemon", []string{"internal/daemon"}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
@@ -135,7 +135,7 @@ var fences = []struct {
 	{"github.com/google/nftables", []string{"internal/cni/..."}},
 	{"github.com/mdlayher/netlink", []string{"internal/cni/nft"}},
 	{"github.com/pelletier/go-toml", []string{"internal/config"}},
-	{"github.com/spf13", []string{"internal/manual", "applets/crio", "applets/ocic", "applets/runc", "applets/status"}},
+	{"github.com/spf13", []string{"internal/manual", "applets/crio", "applets/ocic", "applets/runc", "applets/status", "internal/inspect/client"}},
 	// libcontainer logs by it: one file there and one here turn it into log/slog.
 	{"github.com/sirupsen/logrus", []string{"internal/telemetry/log", "internal/oci/libct"}},
 	{"github.com/prometheus", []string{"internal/telemetry/metric", "internal/stats"}},
@@ -145,7 +145,7 @@ var fences = []struct {
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
 	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/daemon", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
 	{"k8s.io/klog", []string{"internal/stream"}},
