@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
 
@@ -29,7 +30,7 @@ func (f *fifo) open(m *monitor, path string, kind int32) error {
 		f.fd, err = syscall.Open(path, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
 	}
 	if err != nil {
-		return cannot("make fifo "+path, err)
+		return bare.Cannot("make fifo "+path, err)
 	}
 	m.watch(f.fd, syscall.EPOLLIN, kind)
 	return nil
@@ -38,7 +39,7 @@ func (f *fifo) open(m *monitor, path string, kind int32) error {
 // read calls use for each whole line.
 func (f *fifo) read(use func(line string)) {
 	var buf [256]byte
-	n, err := readNow(f.fd, buf[:])
+	n, err := bare.ReadNow(f.fd, buf[:])
 	if err != nil {
 		return
 	}
@@ -60,13 +61,13 @@ func (f *fifo) read(use func(line string)) {
 
 // numbers reads a line of exactly n numbers from 0 to 1000.
 func numbers(line string, n int) ([]int, bool) {
-	words := fields(line)
+	words := bare.Fields(line)
 	if len(words) != n {
 		return nil, false
 	}
 	out := make([]int, n)
 	for i, w := range words {
-		v, ok := atoi(w)
+		v, ok := bare.Atoi(w)
 		if !ok || v > 1000 {
 			return nil, false
 		}
@@ -101,8 +102,8 @@ func (m *monitor) resize(height, width int) {
 		return
 	}
 	size := [4]uint16{uint16(height), uint16(width)}
-	if err := ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&size)); err != nil {
-		m.warn(cannot("resize the terminal", err).Error())
+	if err := bare.Ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&size)); err != nil {
+		m.warn(bare.Cannot("resize the terminal", err).Error())
 	}
 }
 
@@ -118,11 +119,11 @@ func (m *monitor) askReopen() {
 		return
 	}
 	m.reopening = true
-	if !m.stdout.open && !m.stderr.open {
+	if !m.stdout.Open && !m.stderr.Open {
 		m.reopenNow()
 		return
 	}
-	fd, err := alarm(reopenPatience)
+	fd, err := bare.Alarm(reopenPatience)
 	if err != nil {
 		m.reopenNow()
 		return
@@ -137,5 +138,5 @@ func (m *monitor) reopenNow() {
 		m.drop(m.reopenTimer)
 		m.reopenTimer = -1
 	}
-	m.log.reopen()
+	m.log.Reopen()
 }

@@ -1,6 +1,10 @@
 package loop
 
-import "syscall"
+import (
+	"syscall"
+
+	"github.com/monocrio/monocrio/internal/monitor/bare"
+)
 
 // Level is how much the monitor says of itself.
 type Level uint8
@@ -29,7 +33,7 @@ func (m *monitor) note(level Level, text string) {
 	syscall.Write(2, []byte("[conmon:"+"ewi"[level:level+1]+"]: "+text+"\n"))
 	if m.syslog >= 0 {
 		const daemon, errorLevel = 3 << 3, 3
-		line := "<" + itoa(int64(daemon|errorLevel+int(level))) + ">conmon[" + itoa(int64(syscall.Getpid())) + "]: conmon " +
+		line := "<" + bare.Itoa(int64(daemon|errorLevel+int(level))) + ">conmon[" + bare.Itoa(int64(syscall.Getpid())) + "]: conmon " +
 			m.o.ID[:min(len(m.o.ID), 20)] + ": " + text
 		syscall.Write(m.syslog, []byte(line))
 	}
