@@ -12,6 +12,9 @@ type console struct {
 	fd   int // listening; -1: none, or the terminal has arrived
 	path string
 	dir  string // made for the socket; empty if it lies in the bundle
+	// What was asked for last, height and width first.
+	size  [4]uint16
+	sized bool
 }
 
 // sunPath is the room for a path in a socket address, with its end.
@@ -70,6 +73,8 @@ func (m *monitor) takeConsole() {
 	syscall.SetNonblock(tty, true)
 	setNewlines(tty)
 	m.stdout.fd = tty
+	m.ctl.read(m.control)
+	m.setSize()
 	m.watch(tty, ttyEvents, evStdout)
 	// A second descriptor, so that output and input are watched apart.
 	if fd, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(tty), syscall.F_DUPFD_CLOEXEC, 3); e == 0 {

@@ -12,7 +12,7 @@ import (
 // that it has no end when a writer goes, and a writer finds somebody listening
 // exactly as long as the monitor lives.
 type fifo struct {
-	fd   int
+	fd   int // -1: none
 	line [64]byte
 	n    int // len(line)+1: too long, ignored up to its end
 }
@@ -38,6 +38,9 @@ func (f *fifo) open(m *monitor, path string, kind int32) error {
 
 // read calls use for each whole line.
 func (f *fifo) read(use func(line string)) {
+	if f.fd < 0 {
+		return
+	}
 	var buf [256]byte
 	n, err := bare.ReadNow(f.fd, buf[:])
 	if err != nil {
@@ -96,13 +99,21 @@ func (m *monitor) winsz(line string) {
 	}
 }
 
-// resize sets the size of the terminal; the last one counts.
+// resize sets the size of the terminal; the last one counts. A terminal that has not
+// arrived yet gets it then, so that its first program finds it.
 func (m *monitor) resize(height, width int) {
-	if !m.stdout.tty || m.stdout.fd < 0 {
+	if !m.stdout.tty {
 		return
 	}
-	size := [4]uint16{uint16(height), uint16(width)}
-	if err := bare.Ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&size)); err != nil {
+	m.console.size, m.console.sized = [4]uint16{uint16(height), uint16(width)}, true
+	m.setSize()
+}
+
+func (m *monitor) setSize() {
+	if !m.console.sized || m.stdout.fd < 0 {
+		return
+	}
+	if err := bare.Ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&m.console.size)); err != nil {
 		m.warn(bare.Cannot("resize the terminal", err).Error())
 	}
 }

@@ -45,9 +45,13 @@ func (m *monitor) finish() int {
 	return m.status
 }
 
-// writeExit records the exit status where the engine looks for it.
+// writeExit records the exit status where the engine looks for it; -1 is that of a
+// process that was killed because its time was over.
 func (m *monitor) writeExit() {
 	code := bare.Itoa(int64(m.status))
+	if m.timedOut {
+		code = "-1"
+	}
 	if dir := m.o.PersistDir; dir != "" {
 		if err := bare.ReplaceFile(dir, contract.ExitFile, code); err != nil {
 			m.warn(err.Error())
@@ -71,6 +75,9 @@ func (m *monitor) exitCommand() int {
 		_ = bare.WriteFile("/proc/self/oom_score_adj", m.oldOOM, 0, 0)
 	}
 	closeFrom3()
+	if m.o.Passthrough {
+		m.leaveStdio() // what the command says is not the container's output
+	}
 	args := append([]string{m.o.ExitCommand}, m.o.ExitArgs...)
 	pid, err := syscall.ForkExec(m.o.ExitCommand, args, &syscall.ProcAttr{Env: m.o.Env, Files: []uintptr{0, 1, 2}})
 	if err != nil {

@@ -142,7 +142,7 @@ func Run(o *Options) int {
 		stdout: stream{Stream: logs.Stream{Name: "stdout", Priority: '6'}, fd: -1, id: contract.Stdout, tty: o.Terminal},
 		stderr: stream{Stream: logs.Stream{Name: "stderr", Priority: '3'}, fd: -1, id: contract.Stderr},
 		oom:    oomWatch{fd: -1}, console: console{fd: -1},
-		clients: clients{listener: -1},
+		clients: clients{listener: -1}, ctl: fifo{fd: -1}, size: fifo{fd: -1},
 	}
 	if err := m.begin(); err != nil {
 		return m.refuse(err)

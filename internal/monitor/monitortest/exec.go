@@ -62,15 +62,16 @@ func (b *Box) execProcess(process map[string]any, args ...string) *session {
 	syncR, syncW := pipe()
 	startR, startW := pipe()
 	attachR, attachW := pipe()
+	stdin, held := pipe() // nobody is to read the monitor's own
 	theirs = append(theirs, syncW, startR, attachW)
 	s.sync, s.attach, s.start = bufio.NewReader(syncR), bufio.NewReader(attachR), startW
-	b.t.Cleanup(func() { syncR.Close(); startW.Close(); attachR.Close() })
+	b.t.Cleanup(func() { syncR.Close(); startW.Close(); attachR.Close(); stdin.Close(); held.Close() })
 	if s.stderr, err = os.Create(filepath.Join(s.Dir, "stderr")); err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { s.stderr.Close() })
 	s.cmd = &exec.Cmd{
-		Path: b.rig.Path, ExtraFiles: theirs, Stderr: s.stderr,
+		Path: b.rig.Path, ExtraFiles: theirs, Stdin: stdin, Stderr: s.stderr,
 		Args: append([]string{"conmon", "-e", "-c", b.Spawn.ID, "-n", "box", "-r", b.Spawn.Runtime, "-p", filepath.Join(s.Dir, "pid"),
 			"-l", filepath.Join(s.Dir, "log"), "--exec-process-spec", filepath.Join(s.Dir, "process"),
 			"--runtime-arg", b.Spawn.RuntimeArgs[0]}, args...),
