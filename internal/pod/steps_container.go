@@ -182,7 +182,7 @@ func (c *Container) spawnMonitor(ctx context.Context) error {
 		return err
 	}
 	s := c.m.Spawn(h, c.id, c.bundle(), c.req.LogPath)
-	s.Name = c.req.Config.GetMetadata().GetName()
+	s.Name = c.kubeName()
 	s.Terminal, s.Stdin = c.req.Config.GetTty(), c.req.Config.GetStdin()
 	s.LeaveStdinOpen = s.Stdin && !c.req.Config.GetStdinOnce()
 	if c.req.From != nil {

@@ -109,7 +109,7 @@ func journald(t *testing.T, r *Rig) {
 		}
 		want := "plain\noops\n" + long + "\ngrave\n\nend\n"
 		joined := strings.ReplaceAll(text.String(), "<4>", "") // which 2.1.6 does not take off
-		if len(c.args) > 2 { // pieces are not marked
+		if len(c.args) > 2 {                                   // pieces are not marked
 			want, joined = strings.ReplaceAll(want, "\n", ""), strings.ReplaceAll(joined, "\n", "")
 		}
 		if joined != want {

@@ -48,6 +48,7 @@ type Host struct {
 	Monitors Monitors
 	// ExitsDir and AttachDir are where monitors leave exit codes and sockets.
 	ExitsDir, AttachDir string
+	Journald            bool  // what is logged goes to the journal, too
 	LogSizeMax          int64 // bytes; 0 or less: no limit
 	NoSyncLog           bool
 	NoPivot             bool
@@ -61,7 +62,7 @@ func (o *Host) Spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
 		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: pidFile(bundle),
 		ExitDir: o.ExitsDir, PersistDir: bundle, SocketDir: o.AttachDir,
-		LogPath: log, LogSizeMax: o.LogSizeMax, NoSyncLog: o.NoSyncLog,
+		LogPath: log, Journald: o.Journald && log != "", LogSizeMax: o.LogSizeMax, NoSyncLog: o.NoSyncLog,
 		Runtime: path, RuntimeArgs: args, Systemd: o.SystemdCgroup, NoPivot: o.NoPivot, CgroupFD: -1,
 	}
 }
