@@ -180,7 +180,7 @@ func (m *monitor) begin() error {
 		hangUp(&o.StartFD)
 	}
 	if o.Syslog {
-		m.openSyslog()
+		m.openSyslog("/dev/log")
 	}
 	if err := bare.BecomeSubreaper(); err != nil {
 		return bare.Cannot("become subreaper", err)

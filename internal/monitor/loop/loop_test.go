@@ -2,9 +2,11 @@ package loop
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/monitor/contract"
@@ -121,5 +123,26 @@ func TestOOMVersion2Removed(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, contract.OOMFile)); (err == nil) != ours {
 			t.Errorf("our file changed: %v; mark: %v", ours, err)
 		}
+	}
+}
+
+// TestSyslog: own messages go there as syslog(3) writes them, if they are grave enough.
+func TestSyslog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	m := &monitor{o: &Options{ID: "0123456789abcdef0123456789abcdef", Level: LevelWarn}, syslog: -1}
+	m.openSyslog(path + ".absent") // a machine without one
+	m.openSyslog(path)
+	defer syscall.Close(m.syslog)
+	m.note(levelInfo, "not this")
+	m.warn("words")
+	buf := make([]byte, 1000)
+	n, err := c.Read(buf)
+	if want := fmt.Sprintf("<28>conmon[%d]: conmon 0123456789abcdef0123: words", os.Getpid()); err != nil || string(buf[:n]) != want {
+		t.Errorf("%q %v, not %q", buf[:n], err, want)
 	}
 }

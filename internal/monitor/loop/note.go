@@ -40,12 +40,12 @@ func (m *monitor) note(level Level, text string) {
 }
 
 // openSyslog connects to the system's log, if it has one (syslog(3)).
-func (m *monitor) openSyslog() {
+func (m *monitor) openSyslog(path string) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
-	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: "/dev/log"}); err != nil {
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
 		syscall.Close(fd)
 		return
 	}

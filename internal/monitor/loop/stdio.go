@@ -122,7 +122,7 @@ func (m *monitor) openStdio() (child childStdio, err error) {
 		return child, bare.Cannot("open /dev/null", err)
 	}
 	child = childStdio{uintptr(null), uintptr(null), uintptr(null)}
-	if m.o.Stdin && !m.o.Terminal {
+	if m.o.Stdin && !m.o.Terminal && m.hasBundle() { // else nobody could ever write to it
 		r, w, err := m.pipe()
 		if err != nil {
 			return child, err

@@ -180,7 +180,7 @@ func execModes(t *testing.T, r *Rig) {
 	b := sleeper(t, r)
 	for _, api := range []bool{false, true} {
 		for script, want := range map[string]int{"true": 0, "exit 7": 7, "kill -9 $$": 137} {
-			args := []string{"--sync", "--socket-dir-path", b.Spawn.SocketDir}
+			args := []string{"--sync", "-s", "--log-level", "info", "--socket-dir-path", b.Spawn.SocketDir} // -s is not for exec
 			if api {
 				args = append(args, "--api-version", "1", "-u", "session")
 			}
@@ -226,7 +226,13 @@ func execFails(t *testing.T, r *Rig) {
 	if r.Foreign {
 		return
 	}
-	s := b.exec("true", "--sync", "--exec-attach")
+	s := b.exec("cat; echo end", "--sync", "-i") // nobody can come
+	s.release()
+	if told := s.told(); len(told) != 1 || told[0].number != 0 || s.text("stdout") != "end\n" {
+		t.Errorf("input without a bundle: %+v, log %q", told, s.text("stdout"))
+	}
+	s.wait()
+	s = b.exec("true", "--sync", "--exec-attach")
 	if status := s.wait(); status != 1 || !strings.Contains(s.said(), "--bundle") {
 		t.Errorf("attach without a bundle: status %d, %q", status, s.said())
 	}
@@ -310,9 +316,10 @@ func execAttached(t *testing.T, r *Rig) {
 		t.Errorf("log: %q, %q", s.text("stdout"), s.text("stderr"))
 	}
 	if !r.Foreign {
-		if _, err := os.Lstat(filepath.Join(b.Spawn.SocketDir, "session")); err == nil {
-			t.Error("the link to the bundle is left")
-		}
+		b.Eventually("the link to the bundle to be removed", func() bool {
+			_, err := os.Lstat(filepath.Join(b.Spawn.SocketDir, "session"))
+			return err != nil
+		})
 	}
 }
 
