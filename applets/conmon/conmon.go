@@ -27,7 +27,7 @@ func Main(args []string) int {
 		// Called by a name that the C start level does not know: say it again.
 		return again(args, env)
 	}
-	p := parser{o: loop.Options{Level: loop.LevelWarn, SyncFD: -1, StartFD: -1}, socketDir: "/var/run/crio"}
+	p := defaults()
 	if err := p.parse(args[1:]); err != "" {
 		return complain(err)
 	}
@@ -54,7 +54,7 @@ func Main(args []string) int {
 	if err := p.environment(env); err != "" {
 		return complain(err)
 	}
-	o.CatchSignals, o.UTCOffset = ctor.CatchSignals, ctor.UTCOffset
+	o.CatchSignals, o.Logs.UTCOffset = ctor.CatchSignals, ctor.UTCOffset
 	o.Ready = func() {
 		if background {
 			syscall.Write(ready, []byte{0})
@@ -88,6 +88,7 @@ func (p *parser) environment(env []string) string {
 		case name == contract.StartPipe:
 			o.StartFD = int(fd)
 		case name == contract.AttachPipe:
+			o.AttachFD = int(fd)
 		case e == "GOMAXPROCS=1", e == "GOGC=off", e == "GOMEMLIMIT=16MiB",
 			name == "_MONOCRIO_BACKGROUND", name == "_MONOCRIO_AGAIN":
 			continue
@@ -99,12 +100,7 @@ func (p *parser) environment(env []string) string {
 			return "cannot use " + e + ": it does not name a descriptor"
 		}
 	}
-	if ctor.Released() {
-		if o.StartFD >= 0 {
-			syscall.Close(o.StartFD)
-		}
-		o.StartFD = -1
-	}
+	o.Released = ctor.Released()
 	return ""
 }
 

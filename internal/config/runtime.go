@@ -6,7 +6,7 @@ type Runtime struct {
 	DefaultUlimits      []string `toml:"default_ulimits" flag:"default-ulimits" live:"yes" doc:"NAME=SOFT:HARD for every container"`
 	NoPivot             bool     `toml:"no_pivot" flag:"no-pivot" doc:"for a root file system that cannot be pivoted (a RAM disk)"`
 	SELinux             bool     `toml:"selinux" flag:"selinux" live:"yes" doc:"set SELinux labels where the kernel has it"`
-	LogToJournald       bool     `toml:"log_to_journald" flag:"log-journald" doc:"write containers' output to the journal as well" inert:"not built in yet"`
+	LogToJournald       bool     `toml:"log_to_journald" flag:"log-journald" doc:"write containers' output to the journal as well"`
 	DropInfraCtr        bool     `toml:"drop_infra_ctr" flag:"drop-infra-ctr" live:"yes" doc:"no pause process but in pods that share a PID namespace"`
 	ReadOnly            bool     `toml:"read_only" flag:"read-only" live:"yes" doc:"make all root file systems read-only, with tmpfs on /run, /tmp and /var/tmp"`
 	Conmon              string   `toml:"conmon" flag:"conmon" live:"yes" is:"path?" old:"monitor_path of a handler" doc:"a foreign monitor executable; empty: our own"`

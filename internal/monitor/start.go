@@ -35,6 +35,7 @@ type Spawn struct {
 	SocketDir      string // holds a link UUID to the bundle; empty: no link
 	LogPath        string // CRI log; empty: no log
 	LogSizeMax     int64  // bytes; 0: no limit
+	Journald       bool   // the output goes to the system's journal, too
 
 	Runtime     string // OCI runtime executable
 	RuntimeArgs []string
@@ -88,6 +89,9 @@ func (s *Spawn) args() []string {
 		add("-l", "none")
 	} else {
 		add("-l", "k8s-file:"+s.LogPath)
+	}
+	if s.Journald {
+		add("-l", "journald:")
 	}
 	if s.LogSizeMax > 0 {
 		add("--log-size-max", strconv.FormatInt(s.LogSizeMax, 10))

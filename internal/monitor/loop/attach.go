@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
 
@@ -34,14 +35,14 @@ type clients struct {
 func (c *clients) listen(m *monitor, bundle string) error {
 	dir, err := syscall.Open(bundle, sysOPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return cannot("open bundle "+bundle, err)
+		return bare.Cannot("open bundle "+bundle, err)
 	}
 	defer syscall.Close(dir)
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return cannot("make attach socket", err)
+		return bare.Cannot("make attach socket", err)
 	}
-	path := "/proc/self/fd/" + itoa(int64(dir)) + "/" + contract.AttachFile
+	path := "/proc/self/fd/" + bare.Itoa(int64(dir)) + "/" + contract.AttachFile
 	syscall.Unlink(path)
 	old := syscall.Umask(0o077) // mode 0700
 	err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: path})
@@ -51,22 +52,28 @@ func (c *clients) listen(m *monitor, bundle string) error {
 	}
 	if err != nil {
 		syscall.Close(fd)
-		return cannot("listen on "+bundle+"/"+contract.AttachFile, err)
+		return bare.Cannot("listen on "+bundle+"/"+contract.AttachFile, err)
 	}
 	c.listener = fd
 	m.watch(fd, syscall.EPOLLIN, evListener)
 	return nil
 }
 
-func (c *clients) accept(m *monitor) {
+// acceptAll takes everybody who has connected.
+func (c *clients) acceptAll(m *monitor) {
+	for c.accept(m) {
+	}
+}
+
+func (c *clients) accept(m *monitor) (more bool) {
 	fd, from, err := syscall.Accept4(c.listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 	if err != nil {
-		return
+		return false
 	}
 	if len(c.all) >= maxClients {
 		m.warn("a client is turned away: too many are attached")
 		syscall.Close(fd)
-		return
+		return true
 	}
 	if syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, sendBuffer) != nil {
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
@@ -76,6 +83,7 @@ func (c *clients) accept(m *monitor) {
 	if !c.paused {
 		cl.watch(m)
 	}
+	return true
 }
 
 // named tells whether a client's socket has a name, by which it says that it only
@@ -134,7 +142,7 @@ func (c *clients) event(m *monitor, fd int, events uint32) {
 		}
 		return
 	}
-	n, err := readNow(fd, m.in[:contract.MaxInput])
+	n, err := bare.ReadNow(fd, m.in[:contract.MaxInput])
 	switch {
 	case err == syscall.EAGAIN:
 	case n > 0:
@@ -177,7 +185,7 @@ func (c *clients) remove(m *monitor, cl *client) {
 func farewell(m *monitor, fd int) {
 	syscall.Shutdown(fd, syscall.SHUT_RDWR)
 	for {
-		if n, err := readNow(fd, m.in[:contract.MaxInput]); n <= 0 || err != nil {
+		if n, err := bare.ReadNow(fd, m.in[:contract.MaxInput]); n <= 0 || err != nil {
 			break
 		}
 	}
@@ -234,7 +242,7 @@ func (m *monitor) sendPacket(fd int, part []byte) error {
 	for {
 		_, _, e := syscall.RawSyscall(syscall.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&m.iov)), 2)
 		if e != syscall.EINTR {
-			return errnoOf(e)
+			return bare.ErrnoOf(e)
 		}
 	}
 }
@@ -259,12 +267,12 @@ const sysOPath = 0x200000 // O_PATH
 // short path.
 func link(socketDir, uuid, bundle string) error {
 	if err := syscall.Mkdir(socketDir, 0o700); err != nil && err != syscall.EEXIST {
-		return cannot("make folder "+socketDir, err)
+		return bare.Cannot("make folder "+socketDir, err)
 	}
 	path := socketDir + "/" + uuid
 	syscall.Unlink(path)
 	if err := syscall.Symlink(bundle, path); err != nil {
-		return cannot("link "+path+" to the bundle", err)
+		return bare.Cannot("link "+path+" to the bundle", err)
 	}
 	return nil
 }

@@ -3,7 +3,7 @@ package loop
 import (
 	"syscall"
 
-	"github.com/monocrio/monocrio/internal/monitor/contract"
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 )
 
 // orphan is a child that ended before we knew whether it is the container.
@@ -12,7 +12,9 @@ type orphan struct{ pid, status int }
 // create starts the runtime, whose one task is to make the container.
 func (m *monitor) create() error {
 	stdio, err := m.openStdio()
-	defer stdio.close()
+	if !m.o.Passthrough {
+		defer stdio.close()
+	}
 	if err != nil {
 		return err
 	}
@@ -21,11 +23,13 @@ func (m *monitor) create() error {
 			return err
 		}
 	}
-	m.watch(m.stderr.fd, syscall.EPOLLIN, evStderr)
+	if m.stderr.fd >= 0 {
+		m.watch(m.stderr.fd, syscall.EPOLLIN, evStderr)
+	}
 	if m.o.Timeout > 0 {
-		fd, err := alarm(int64(m.o.Timeout) * 1000)
+		fd, err := bare.Alarm(int64(m.o.Timeout) * 1000)
 		if err != nil {
-			return cannot("set a timer", err)
+			return bare.Cannot("set a timer", err)
 		}
 		m.watch(fd, syscall.EPOLLIN, evTimeout)
 	}
@@ -39,21 +43,24 @@ func (m *monitor) create() error {
 	})
 	if err != nil {
 		m.runtimePid = 0
-		return cannot("execute runtime "+m.o.Runtime, err)
+		return bare.Cannot("execute runtime "+m.o.Runtime, err)
 	}
 	// After the fork, so that runtime and container do not inherit it. A refusal is
 	// no harm: it needs CAP_SYS_RESOURCE.
 	const adj = "/proc/self/oom_score_adj"
-	if old, err := readSmall(adj, m.in); err == nil {
+	if old, err := bare.ReadSmall(adj, m.in); err == nil {
 		m.oldOOM = string([]byte(old))
 	}
-	_ = writeFile(adj, "-1000", 0, 0)
+	_ = bare.WriteFile(adj, "-1000", 0, 0)
 	return nil
 }
 
 // command is the runtime's command line.
 func (m *monitor) command() []string {
 	o := m.o
+	if o.Exec {
+		return m.execCommand()
+	}
 	args := []string{o.Runtime}
 	if o.SystemdCgroup {
 		args = append(args, "--systemd-cgroup")
@@ -81,7 +88,7 @@ func (m *monitor) command() []string {
 // signals handles what the signal pipe holds.
 func (m *monitor) signals() {
 	var buf [64]byte
-	n, err := readNow(m.sigPipe, buf[:])
+	n, err := bare.ReadNow(m.sigPipe, buf[:])
 	if err != nil {
 		return
 	}
@@ -149,22 +156,22 @@ func (m *monitor) created(status int) {
 	if status != 0 {
 		text := string(m.said)
 		if text == "" {
-			text = "the runtime ended with status " + itoa(int64(status)) + " and without a word"
+			text = "the runtime ended with status " + bare.Itoa(int64(status)) + " and without a word"
 		}
 		if m.timedOut {
-			text = "command timed out"
+			text = timedOut
 		}
 		m.fail(text)
 		return
 	}
-	text, err := readSmall(m.o.PidFile, m.in)
+	text, err := bare.ReadSmall(m.o.PidFile, m.in)
 	if err != nil {
-		m.fail(cannot("read pid of the container from "+m.o.PidFile, err).Error())
+		m.fail(bare.Cannot("read pid of the container from "+m.o.PidFile, err).Error())
 		return
 	}
 	pid, ok := 0, false
-	if f := fields(text); len(f) > 0 {
-		eachLine(f[0], func(line string) bool { pid, ok = atoi(line); return false })
+	if f := bare.Fields(text); len(f) > 0 {
+		bare.EachLine(f[0], func(line string) bool { pid, ok = bare.Atoi(line); return false })
 	}
 	if !ok || pid == 0 {
 		m.fail("cannot read pid of the container: " + m.o.PidFile + " does not hold a number")
@@ -172,7 +179,7 @@ func (m *monitor) created(status int) {
 	}
 	m.adopt(pid)
 	if m.phase == running { // and nothing may happen for a long time
-		dropFile(m.in)
+		bare.DropFile(m.in)
 	}
 }
 
@@ -182,8 +189,13 @@ func (m *monitor) adopt(pid int) {
 	if m.console.fd >= 0 {
 		m.takeConsole() // it was sent before the runtime ended
 	}
-	m.oom.watch(m, pid)
-	m.sync(pid, "")
+	if m.o.Exec {
+		m.tellExec(pid)
+	} else {
+		m.oom.watch(m, pid)
+		m.tell(&m.o.SyncFD, pid, "")
+		hangUp(&m.o.SyncFD)
+	}
 	m.startOutput()
 	m.releaseStderr()
 	for _, o := range m.orphans[:min(m.norphans, len(m.orphans))] {
@@ -194,7 +206,7 @@ func (m *monitor) adopt(pid int) {
 	}
 	// As a rule the container is our child and SIGCHLD tells its end. The pidfd
 	// tells it also where a runtime gave it another parent.
-	fd, err := pidfdOpen(pid)
+	fd, err := bare.PidfdOpen(pid)
 	if err != nil {
 		if err == syscall.ESRCH {
 			m.containerGone()
@@ -216,7 +228,8 @@ func (m *monitor) containerGone() {
 
 // fail ends the phase of creation without a container.
 func (m *monitor) fail(text string) {
-	m.sync(-1, text)
+	m.tell(&m.o.SyncFD, -1, text)
+	hangUp(&m.o.SyncFD)
 	m.warn(text)
 	m.status, m.phase = 1, ended
 }
@@ -225,36 +238,6 @@ func (m *monitor) fail(text string) {
 func (m *monitor) refuse(err error) int {
 	m.fail(err.Error())
 	return m.finish()
-}
-
-// sync tells the engine the container's pid, or -1 and why there is none. It is
-// the only message; an engine that went away does not matter.
-func (m *monitor) sync(pid int, text string) {
-	fd := m.o.SyncFD
-	if fd < 0 {
-		return
-	}
-	key := "pid"
-	if m.o.NewSync {
-		key = "data"
-	}
-	line := `{"` + key + `": ` + itoa(int64(pid))
-	if text != "" {
-		line += `, "message": ` + quoteJSON(text[:min(len(text), contract.MaxMessage)])
-	}
-	b := []byte(line + "}\n")
-	for len(b) > 0 {
-		n, err := syscall.Write(fd, b)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			break
-		}
-		b = b[n:]
-	}
-	syscall.Close(fd)
-	m.o.SyncFD = -1
 }
 
 // timeout kills the container, or the runtime, with its process group.

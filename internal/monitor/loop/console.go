@@ -3,6 +3,8 @@ package loop
 import (
 	"syscall"
 	"unsafe"
+
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 )
 
 // console is the socket on which the runtime sends the container's terminal.
@@ -10,26 +12,29 @@ type console struct {
 	fd   int // listening; -1: none, or the terminal has arrived
 	path string
 	dir  string // made for the socket; empty if it lies in the bundle
+	// What was asked for last, height and width first.
+	size  [4]uint16
+	sized bool
 }
 
 // sunPath is the room for a path in a socket address, with its end.
 const sunPath = 108
 
 func (c *console) listen(m *monitor) error {
-	c.path = m.o.Bundle + "/console." + itoa(int64(syscall.Getpid()))
-	if len(c.path) >= sunPath {
-		c.dir = "/tmp/conmon-term." + itoa(int64(syscall.Getpid()))
-		sec, nsec := now()
-		c.dir += "." + itoa(sec) + itoa(nsec)
+	c.path = m.o.Bundle + "/console." + bare.Itoa(int64(syscall.Getpid()))
+	if m.o.Bundle == "" || len(c.path) >= sunPath {
+		c.dir = "/tmp/conmon-term." + bare.Itoa(int64(syscall.Getpid()))
+		sec, nsec := bare.Now()
+		c.dir += "." + bare.Itoa(sec) + bare.Itoa(nsec)
 		if err := syscall.Mkdir(c.dir, 0o700); err != nil {
 			c.dir = ""
-			return cannot("make a folder for the console socket", err)
+			return bare.Cannot("make a folder for the console socket", err)
 		}
 		c.path = c.dir + "/console"
 	}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return cannot("make console socket", err)
+		return bare.Cannot("make console socket", err)
 	}
 	c.fd = fd
 	syscall.Unlink(c.path)
@@ -40,7 +45,7 @@ func (c *console) listen(m *monitor) error {
 		err = syscall.Listen(fd, 1)
 	}
 	if err != nil {
-		return cannot("listen on console socket "+c.path, err)
+		return bare.Cannot("listen on console socket "+c.path, err)
 	}
 	m.watch(fd, syscall.EPOLLIN, evConsole)
 	return nil
@@ -62,12 +67,14 @@ func (m *monitor) takeConsole() {
 	}
 	m.console.close(m)
 	if err != nil {
-		m.warn(cannot("receive the terminal", err).Error())
+		m.warn(bare.Cannot("receive the terminal", err).Error())
 		return
 	}
 	syscall.SetNonblock(tty, true)
 	setNewlines(tty)
 	m.stdout.fd = tty
+	m.ctl.read(m.control)
+	m.setSize()
 	m.watch(tty, ttyEvents, evStdout)
 	// A second descriptor, so that output and input are watched apart.
 	if fd, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(tty), syscall.F_DUPFD_CLOEXEC, 3); e == 0 {
@@ -106,11 +113,11 @@ func receiveFD(conn int) (int, error) {
 		}
 		msgs, err := syscall.ParseSocketControlMessage(oob[:n])
 		if err != nil || len(msgs) == 0 {
-			return -1, fault("the runtime sent no descriptor")
+			return -1, bare.Fault("the runtime sent no descriptor")
 		}
 		fds, err := syscall.ParseUnixRights(&msgs[0])
 		if err != nil || len(fds) != 1 {
-			return -1, fault("the runtime did not send one descriptor")
+			return -1, bare.Fault("the runtime did not send one descriptor")
 		}
 		return fds[0], nil
 	}
@@ -119,8 +126,8 @@ func receiveFD(conn int) (int, error) {
 // setNewlines makes the terminal end lines with CR LF, whatever the runtime left.
 func setNewlines(tty int) {
 	var t syscall.Termios
-	if ioctl(tty, syscall.TCGETS, unsafe.Pointer(&t)) == nil {
+	if bare.Ioctl(tty, syscall.TCGETS, unsafe.Pointer(&t)) == nil {
 		t.Oflag |= syscall.ONLCR
-		_ = ioctl(tty, syscall.TCSETS, unsafe.Pointer(&t))
+		_ = bare.Ioctl(tty, syscall.TCSETS, unsafe.Pointer(&t))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
 
@@ -11,7 +12,7 @@ import (
 // that it has no end when a writer goes, and a writer finds somebody listening
 // exactly as long as the monitor lives.
 type fifo struct {
-	fd   int
+	fd   int // -1: none
 	line [64]byte
 	n    int // len(line)+1: too long, ignored up to its end
 }
@@ -29,7 +30,7 @@ func (f *fifo) open(m *monitor, path string, kind int32) error {
 		f.fd, err = syscall.Open(path, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
 	}
 	if err != nil {
-		return cannot("make fifo "+path, err)
+		return bare.Cannot("make fifo "+path, err)
 	}
 	m.watch(f.fd, syscall.EPOLLIN, kind)
 	return nil
@@ -37,8 +38,11 @@ func (f *fifo) open(m *monitor, path string, kind int32) error {
 
 // read calls use for each whole line.
 func (f *fifo) read(use func(line string)) {
+	if f.fd < 0 {
+		return
+	}
 	var buf [256]byte
-	n, err := readNow(f.fd, buf[:])
+	n, err := bare.ReadNow(f.fd, buf[:])
 	if err != nil {
 		return
 	}
@@ -60,13 +64,13 @@ func (f *fifo) read(use func(line string)) {
 
 // numbers reads a line of exactly n numbers from 0 to 1000.
 func numbers(line string, n int) ([]int, bool) {
-	words := fields(line)
+	words := bare.Fields(line)
 	if len(words) != n {
 		return nil, false
 	}
 	out := make([]int, n)
 	for i, w := range words {
-		v, ok := atoi(w)
+		v, ok := bare.Atoi(w)
 		if !ok || v > 1000 {
 			return nil, false
 		}
@@ -95,14 +99,22 @@ func (m *monitor) winsz(line string) {
 	}
 }
 
-// resize sets the size of the terminal; the last one counts.
+// resize sets the size of the terminal; the last one counts. A terminal that has not
+// arrived yet gets it then, so that its first program finds it.
 func (m *monitor) resize(height, width int) {
-	if !m.stdout.tty || m.stdout.fd < 0 {
+	if !m.stdout.tty {
 		return
 	}
-	size := [4]uint16{uint16(height), uint16(width)}
-	if err := ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&size)); err != nil {
-		m.warn(cannot("resize the terminal", err).Error())
+	m.console.size, m.console.sized = [4]uint16{uint16(height), uint16(width)}, true
+	m.setSize()
+}
+
+func (m *monitor) setSize() {
+	if !m.console.sized || m.stdout.fd < 0 {
+		return
+	}
+	if err := bare.Ioctl(m.stdout.fd, syscall.TIOCSWINSZ, unsafe.Pointer(&m.console.size)); err != nil {
+		m.warn(bare.Cannot("resize the terminal", err).Error())
 	}
 }
 
@@ -118,11 +130,11 @@ func (m *monitor) askReopen() {
 		return
 	}
 	m.reopening = true
-	if !m.stdout.open && !m.stderr.open {
+	if !m.stdout.Open && !m.stderr.Open {
 		m.reopenNow()
 		return
 	}
-	fd, err := alarm(reopenPatience)
+	fd, err := bare.Alarm(reopenPatience)
 	if err != nil {
 		m.reopenNow()
 		return
@@ -137,5 +149,5 @@ func (m *monitor) reopenNow() {
 		m.drop(m.reopenTimer)
 		m.reopenTimer = -1
 	}
-	m.log.reopen()
+	m.log.Reopen()
 }

@@ -3,6 +3,7 @@ package loop
 import (
 	"syscall"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
 
@@ -13,18 +14,25 @@ func (m *monitor) finish() int {
 		m.oom.check(m) // at once: the cgroup may be removed by others
 		m.pump(&m.stdout, endRounds)
 		m.pump(&m.stderr, endRounds)
-		m.log.finish(&m.stdout)
-		m.log.finish(&m.stderr)
+		m.log.Finish(&m.stdout.Stream)
+		m.log.Finish(&m.stderr.Stream)
 		m.ctl.read(m.control)
 		if m.reopening {
 			m.reopenNow() // whoever asked waits for the file
 		}
 		m.oom.check(m)
 	}
-	m.log.close(m.madeContainer && !m.o.NoSyncLog)
+	if m.log != nil {
+		m.log.Close(m.madeContainer)
+	}
+	m.notify.Pass(m.in)
+	m.notify.Close()
 	m.console.close(m)
 	if m.madeContainer {
 		m.writeExit()
+		if m.o.Exec {
+			m.tellStatus()
+		}
 	}
 	// Only now, so that a client that sees the end finds the exit status.
 	m.clients.close(m)
@@ -37,16 +45,20 @@ func (m *monitor) finish() int {
 	return m.status
 }
 
-// writeExit records the exit status where the engine looks for it.
+// writeExit records the exit status where the engine looks for it; -1 is that of a
+// process that was killed because its time was over.
 func (m *monitor) writeExit() {
-	code := itoa(int64(m.status))
+	code := bare.Itoa(int64(m.status))
+	if m.timedOut {
+		code = "-1"
+	}
 	if dir := m.o.PersistDir; dir != "" {
-		if err := replaceFile(dir, contract.ExitFile, code); err != nil {
+		if err := bare.ReplaceFile(dir, contract.ExitFile, code); err != nil {
 			m.warn(err.Error())
 		}
 	}
 	if dir := m.o.ExitDir; dir != "" {
-		if err := replaceFile(dir, m.o.ID, code); err != nil {
+		if err := bare.ReplaceFile(dir, m.o.ID, code); err != nil {
 			m.warn(err.Error())
 		}
 	}
@@ -60,13 +72,16 @@ func (m *monitor) exitCommand() int {
 		}
 	}
 	if m.oldOOM != "" {
-		_ = writeFile("/proc/self/oom_score_adj", m.oldOOM, 0, 0)
+		_ = bare.WriteFile("/proc/self/oom_score_adj", m.oldOOM, 0, 0)
 	}
 	closeFrom3()
+	if m.o.Passthrough {
+		m.leaveStdio() // what the command says is not the container's output
+	}
 	args := append([]string{m.o.ExitCommand}, m.o.ExitArgs...)
 	pid, err := syscall.ForkExec(m.o.ExitCommand, args, &syscall.ProcAttr{Env: m.o.Env, Files: []uintptr{0, 1, 2}})
 	if err != nil {
-		m.warn(cannot("execute exit command "+m.o.ExitCommand, err).Error())
+		m.warn(bare.Cannot("execute exit command "+m.o.ExitCommand, err).Error())
 		return 127
 	}
 	var ws syscall.WaitStatus

@@ -6,8 +6,8 @@
 // rest costs no instruction. Nothing that happens often allocates, so the garbage
 // collector may be switched off by the parent (GOGC=off) to keep the process small.
 //
-// The package imports syscall, unsafe and runtime only, besides contract. This is
-// a matter of memory: with these imports it is initialised among the first
+// The package imports syscall, unsafe and runtime only, besides rooms that do the
+// same: contract, bare, logs, journal, notify. This is a matter of memory: with these imports it is initialised among the first
 // packages of the executable, so that package early can run it before the heavy
 // ones. One more import, os say, and each monitor is several times as big.
 package loop
@@ -16,7 +16,10 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
+	"github.com/monocrio/monocrio/internal/monitor/logs"
+	"github.com/monocrio/monocrio/internal/monitor/notify"
 )
 
 // Options says whom to watch and how; the words are those of conmon(8).
@@ -25,15 +28,18 @@ type Options struct {
 	PidFile, MonitorPidFile string // of the container and of the monitor
 	ExitDir, PersistDir     string // may be empty
 	SocketDir               string // holds a link UUID to the bundle; empty: no link
-	LogPath                 string // empty: no log
-	LogSizeMax              int64  // bytes; <= 0: no limit
-	NoSyncLog               bool
+	Logs                    logs.Options
+	Passthrough             bool   // the standard descriptors are the container's, too
 	Runtime                 string // path of an executable
 	RuntimeArgs             []string
 	RuntimeOpts             []string
 	SystemdCgroup, NoPivot  bool
 	NoNewKeyring            bool
 	Restore                 string // folder of criu's images; empty: the container is created
+	Exec                    bool   // one more process in a container that runs
+	ProcessSpec             string // of that process, a file
+	ExecAttach              bool   // do not begin before clients are attached
+	NotifySocket            string // of the service manager; empty: none
 	Terminal, Stdin         bool
 	LeaveStdinOpen          bool
 	Timeout                 int // seconds; 0: none
@@ -45,6 +51,8 @@ type Options struct {
 	NewSync                 bool // sync message in the form of API version 1
 	Background              bool // the standard descriptors are given up
 	SyncFD, StartFD         int  // -1: none
+	AttachFD                int  // -1: none
+	Released                bool // the first message on StartFD has been read
 	// ListenPid, if not empty, is put before the runtime's command line: an
 	// executable and argv[0] that set LISTEN_PID to their own pid and execute the
 	// rest.
@@ -55,8 +63,6 @@ type Options struct {
 	Ready func()
 	// CatchSignals makes HUP, INT, QUIT, TERM and CHLD arrive as bytes on a pipe.
 	CatchSignals func(fd int)
-	// UTCOffset returns the seconds local time is ahead; nil: none.
-	UTCOffset func(sec int64) int
 }
 
 // What an event is about; kept beside the descriptor in the epoll set.
@@ -74,6 +80,7 @@ const (
 	evOOM
 	evReopen
 	evTimeout
+	evNotify
 )
 
 type phase uint8
@@ -108,7 +115,8 @@ type monitor struct {
 	console               console
 	clients               clients
 	ctl, size             fifo
-	log                   logFile
+	log                   *logs.Logs    // nil until they are open
+	notify                *notify.Proxy // nil: none
 	reopening             bool
 	reopenTimer           int
 	oom                   oomWatch
@@ -131,13 +139,11 @@ func Run(o *Options) int {
 	m := &monitor{
 		o: o, epoll: -1, sigPipe: -1, pidfd: -1, reopenTimer: -1, syslog: -1,
 		stdin:  input{fd: -1, tty: o.Terminal},
-		stdout: stream{fd: -1, id: contract.Stdout, name: "stdout", tty: o.Terminal},
-		stderr: stream{fd: -1, id: contract.Stderr, name: "stderr"},
-		log:    logFile{path: o.LogPath, max: o.LogSizeMax, fd: -1, clock: clock{offset: o.UTCOffset}},
+		stdout: stream{Stream: logs.Stream{Name: "stdout", Priority: '6'}, fd: -1, id: contract.Stdout, tty: o.Terminal},
+		stderr: stream{Stream: logs.Stream{Name: "stderr", Priority: '3'}, fd: -1, id: contract.Stderr},
 		oom:    oomWatch{fd: -1}, console: console{fd: -1},
-		clients: clients{listener: -1},
+		clients: clients{listener: -1}, ctl: fifo{fd: -1}, size: fifo{fd: -1},
 	}
-	m.log.warn = m.warn
 	if err := m.begin(); err != nil {
 		return m.refuse(err)
 	}
@@ -152,35 +158,61 @@ func Run(o *Options) int {
 func (m *monitor) begin() error {
 	o := m.o
 	syscall.Umask(0o022)
-	for _, fd := range []int{o.SyncFD, o.StartFD} {
+	for _, fd := range []int{o.SyncFD, o.StartFD, o.AttachFD} {
 		if fd >= 0 {
 			syscall.CloseOnExec(fd)
 		}
 	}
 	if o.MonitorPidFile != "" {
-		pid := itoa(int64(syscall.Getpid()))
-		if err := writeFile(o.MonitorPidFile, pid, syscall.O_CREAT|syscall.O_TRUNC, 0o644); err != nil {
-			return cannot("write pid file "+o.MonitorPidFile, err)
+		pid := bare.Itoa(int64(syscall.Getpid()))
+		if err := bare.WriteFile(o.MonitorPidFile, pid, syscall.O_CREAT|syscall.O_TRUNC, 0o644); err != nil {
+			return bare.Cannot("write pid file "+o.MonitorPidFile, err)
 		}
 	}
 	o.Ready()
-	if o.Background {
+	if o.Background && !o.Passthrough {
 		m.leaveStdio()
 	}
-	waitStart(o.StartFD)
-	if o.Syslog {
-		m.openSyslog()
+	if !o.Released {
+		waitStart(o.StartFD)
 	}
-	if err := becomeSubreaper(); err != nil {
-		return cannot("become subreaper", err)
+	if !o.ExecAttach {
+		hangUp(&o.StartFD)
+	}
+	if o.Syslog {
+		m.openSyslog("/dev/log")
+	}
+	if err := bare.BecomeSubreaper(); err != nil {
+		return bare.Cannot("become subreaper", err)
 	}
 	if err := m.openSets(); err != nil {
 		return err
 	}
-	if err := m.log.open(); err != nil {
+	return m.openOutside()
+}
+
+// openOutside opens what lies outside of this process.
+func (m *monitor) openOutside() (err error) {
+	o := m.o
+	if m.log, err = logs.Open(&o.Logs, m.warn); err != nil {
 		return err
 	}
-	return m.openBundle()
+	if m.hasBundle() {
+		if err = m.openBundle(); err != nil {
+			return err
+		}
+	}
+	if o.NotifySocket != "" {
+		if m.notify, err = notify.Open(o.Bundle, o.NotifySocket); err != nil {
+			return err
+		}
+		m.watch(m.notify.FD, syscall.EPOLLIN, evNotify)
+	}
+	if o.ExecAttach {
+		m.awaitAttach()
+		hangUp(&o.StartFD)
+	}
+	return nil
 }
 
 // leaveStdio points the three standard descriptors to nowhere: whoever started us
@@ -204,25 +236,23 @@ func waitStart(fd int) {
 		return
 	}
 	buf := make([]byte, 64)
-	_, _ = readNow(fd, buf)
-	syscall.Close(fd)
+	_, _ = bare.ReadNow(fd, buf)
 }
 
 // openSets makes the buffers, the epoll set and the signal pipe.
 func (m *monitor) openSets() error {
-	buf, err := anonymous(inSize + outSize + contract.MaxInput)
+	buf, err := bare.Anonymous(inSize + contract.MaxInput)
 	if err != nil {
-		return cannot("get memory", err)
+		return bare.Cannot("get memory", err)
 	}
 	m.in = buf[:inSize:inSize]
-	m.log.out = buf[inSize : inSize+outSize : inSize+outSize]
-	m.stdin.buf = buf[inSize+outSize:]
+	m.stdin.buf = buf[inSize:]
 	if m.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
-		return cannot("make an epoll set", err)
+		return bare.Cannot("make an epoll set", err)
 	}
 	var p [2]int
 	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
-		return cannot("make the signal pipe", err)
+		return bare.Cannot("make the signal pipe", err)
 	}
 	m.sigPipe = p[0]
 	m.watch(m.sigPipe, syscall.EPOLLIN, evSignal)
@@ -263,7 +293,7 @@ func (m *monitor) turn() {
 			continue
 		}
 		if err != nil {
-			m.warn(cannot("wait for events", err).Error())
+			m.warn(bare.Cannot("wait for events", err).Error())
 			return
 		}
 		if n == 0 {
@@ -273,7 +303,7 @@ func (m *monitor) turn() {
 		// Who has connected is to see the output that comes at the same time.
 		for i := range m.events[:n] {
 			if m.events[i].Pad == evListener {
-				m.clients.accept(m)
+				m.clients.acceptAll(m)
 			}
 		}
 		for i := range m.events[:n] {
@@ -312,6 +342,8 @@ func (m *monitor) event(fd int, kind int32, events uint32) {
 		m.reopenNow()
 	case evTimeout:
 		m.timeout(fd)
+	case evNotify:
+		m.notify.Pass(m.in)
 	}
 }
 
@@ -328,7 +360,7 @@ func (m *monitor) unwatch(fd int) { m.epollCtl(syscall.EPOLL_CTL_DEL, fd, 0, 0) 
 func (m *monitor) epollCtl(op, fd int, events uint32, kind int32) {
 	ev := syscall.EpollEvent{Events: events, Fd: int32(fd), Pad: kind}
 	if err := syscall.EpollCtl(m.epoll, op, fd, &ev); err != nil && op != syscall.EPOLL_CTL_DEL {
-		m.warn(cannot("watch descriptor "+itoa(int64(fd)), err).Error())
+		m.warn(bare.Cannot("watch descriptor "+bare.Itoa(int64(fd)), err).Error())
 	}
 }
 

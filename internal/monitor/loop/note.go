@@ -1,6 +1,10 @@
 package loop
 
-import "syscall"
+import (
+	"syscall"
+
+	"github.com/monocrio/monocrio/internal/monitor/bare"
+)
 
 // Level is how much the monitor says of itself.
 type Level uint8
@@ -29,19 +33,19 @@ func (m *monitor) note(level Level, text string) {
 	syscall.Write(2, []byte("[conmon:"+"ewi"[level:level+1]+"]: "+text+"\n"))
 	if m.syslog >= 0 {
 		const daemon, errorLevel = 3 << 3, 3
-		line := "<" + itoa(int64(daemon|errorLevel+int(level))) + ">conmon[" + itoa(int64(syscall.Getpid())) + "]: conmon " +
+		line := "<" + bare.Itoa(int64(daemon|errorLevel+int(level))) + ">conmon[" + bare.Itoa(int64(syscall.Getpid())) + "]: conmon " +
 			m.o.ID[:min(len(m.o.ID), 20)] + ": " + text
 		syscall.Write(m.syslog, []byte(line))
 	}
 }
 
 // openSyslog connects to the system's log, if it has one (syslog(3)).
-func (m *monitor) openSyslog() {
+func (m *monitor) openSyslog(path string) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
-	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: "/dev/log"}); err != nil {
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
 		syscall.Close(fd)
 		return
 	}

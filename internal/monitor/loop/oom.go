@@ -4,8 +4,11 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
 )
+
+const memoryEvents = "memory.events"
 
 // oomWatch learns when the kernel kills in the container's memory cgroup. Version 1
 // tells by an eventfd on memory.oom_control, version 2 by a change of the file
@@ -28,10 +31,10 @@ type oomWatch struct {
 }
 
 func (w *oomWatch) watch(m *monitor, pid int) {
-	dir, v2, err := memoryCgroup("/proc/"+itoa(int64(pid))+"/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup", m.in)
-	release(m.in)
+	dir, v2, err := memoryCgroup("/proc/"+bare.Itoa(int64(pid))+"/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup", m.in)
+	bare.Release(m.in)
 	if err != nil {
-		m.warn(cannot("find the container's cgroup: lack of memory will not be reported", err).Error())
+		m.warn(bare.Cannot("find the container's cgroup: lack of memory will not be reported", err).Error())
 	}
 	if dir == "" {
 		return
@@ -45,12 +48,12 @@ func (w *oomWatch) watch(m *monitor, pid int) {
 		err = w.watchV1(dir)
 	}
 	if err != nil {
-		m.note(levelWarn, cannot("watch for lacking memory in "+dir, err).Error())
+		m.note(levelWarn, bare.Cannot("watch for lacking memory in "+dir, err).Error())
 		return
 	}
 	w.base, _ = w.count(w.counter, m.in)
 	if v2 {
-		w.above = dir[:lastIndexByte(dir, '/')+1] + memoryEvents
+		w.above = dir[:bare.LastIndexByte(dir, '/')+1] + memoryEvents
 		w.aboveWas, _ = w.count(w.above, m.in)
 	}
 	m.watch(w.fd, syscall.EPOLLIN, evOOM)
@@ -75,12 +78,12 @@ func (w *oomWatch) watchV1(dir string) error {
 		return err
 	}
 	defer syscall.Close(ctl)
-	fd, err := eventfd()
+	fd, err := bare.Eventfd()
 	if err != nil {
 		return err
 	}
-	line := itoa(int64(fd)) + " " + itoa(int64(ctl))
-	if err := writeFile(dir+"/cgroup.event_control", line, 0, 0); err != nil {
+	line := bare.Itoa(int64(fd)) + " " + bare.Itoa(int64(ctl))
+	if err := bare.WriteFile(dir+"/cgroup.event_control", line, 0, 0); err != nil {
 		syscall.Close(fd)
 		return err
 	}
@@ -90,15 +93,15 @@ func (w *oomWatch) watchV1(dir string) error {
 
 // count returns the number of kills that a file tells; false if the cgroup is gone.
 func (w *oomWatch) count(file string, buf []byte) (int, bool) {
-	text, err := readSmall(file, buf)
+	text, err := bare.ReadSmall(file, buf)
 	if err != nil {
 		return 0, false
 	}
 	kills, seen := 0, false
-	eachLine(text, func(line string) bool {
-		f := fields(line)
+	bare.EachLine(text, func(line string) bool {
+		f := bare.Fields(line)
 		if len(f) == 2 && (f[0] == "oom_kill" || w.v2 && f[0] == "oom") {
-			n, _ := atoi(f[1])
+			n, _ := bare.Atoi(f[1])
 			kills, seen = kills+n, true
 		}
 		return true
@@ -110,7 +113,7 @@ func (w *oomWatch) count(file string, buf []byte) (int, bool) {
 }
 
 func (w *oomWatch) event(m *monitor) {
-	n, err := readNow(w.fd, m.in)
+	n, err := bare.ReadNow(w.fd, m.in)
 	if err == syscall.EAGAIN {
 		return
 	}
@@ -159,7 +162,7 @@ func (w *oomWatch) check(m *monitor) {
 		return
 	}
 	if w.v2 && w.fd >= 0 { // news that the loop has not come to yet
-		if n, err := readNow(w.fd, m.in); err == nil {
+		if n, err := bare.ReadNow(w.fd, m.in); err == nil {
 			w.changed = w.changed || hasModify(m.in[:n])
 		}
 	}
@@ -172,8 +175,8 @@ func (w *oomWatch) check(m *monitor) {
 		if dir == "" {
 			continue
 		}
-		if err := writeFile(dir+"/"+contract.OOMFile, "", syscall.O_CREAT|syscall.O_NOFOLLOW, 0o644); err != nil {
-			m.warn(cannot("write "+dir+"/"+contract.OOMFile, err).Error())
+		if err := bare.WriteFile(dir+"/"+contract.OOMFile, "", syscall.O_CREAT|syscall.O_NOFOLLOW, 0o644); err != nil {
+			m.warn(bare.Cannot("write "+dir+"/"+contract.OOMFile, err).Error())
 		}
 	}
 }
@@ -183,13 +186,13 @@ func (w *oomWatch) check(m *monitor) {
 // there, in the list of mounts, which may be long.
 func memoryCgroup(cgroups, mounts, usual string, buf []byte) (dir string, v2 bool, err error) {
 	path, unified := "", ""
-	err = scanLines(cgroups, buf, func(line string) bool {
-		i := indexByte(line, ':')
+	err = bare.ScanLines(cgroups, buf, func(line string) bool {
+		i := bare.IndexByte(line, ':')
 		if i < 0 {
 			return true
 		}
 		rest := line[i+1:]
-		j := indexByte(rest, ':')
+		j := bare.IndexByte(rest, ':')
 		if j < 0 {
 			return true
 		}
@@ -212,7 +215,7 @@ func memoryCgroup(cgroups, mounts, usual string, buf []byte) (dir string, v2 boo
 		return dir, v2, nil
 	}
 	dir = ""
-	err = scanLines(mounts, buf, func(line string) bool {
+	err = bare.ScanLines(mounts, buf, func(line string) bool {
 		root, point, ok := cgroupMount(line, fstype)
 		if !ok {
 			return true
@@ -243,7 +246,7 @@ func cgroupMount(line, fstype string) (root, point string, ok bool) {
 	if at < 0 { // nearly every line: nothing was allocated for it
 		return "", "", false
 	}
-	f, rest := fields(line[:at]), fields(line[at:])
+	f, rest := bare.Fields(line[:at]), bare.Fields(line[at:])
 	if len(f) < 6 || len(rest) < 4 {
 		return "", "", false
 	}
@@ -253,7 +256,7 @@ func cgroupMount(line, fstype string) (root, point string, ok bool) {
 // hasWord looks for a word in a comma-separated list.
 func hasWord(list, word string) bool {
 	for list != "" {
-		i := indexByte(list, ',')
+		i := bare.IndexByte(list, ',')
 		if i < 0 {
 			return list == word
 		}

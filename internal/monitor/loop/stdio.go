@@ -3,16 +3,17 @@ package loop
 import (
 	"syscall"
 
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/monitor/contract"
+	"github.com/monocrio/monocrio/internal/monitor/logs"
 )
 
 // stream is one output of the container.
 type stream struct {
-	fd   int // -1: ended
-	id   byte
-	name string // in log records
-	open bool   // the last record was a partial one
-	tty  bool
+	logs.Stream
+	fd  int // -1: ended
+	id  byte
+	tty bool
 }
 
 const inSize = 64 << 10 // a pipe's usual capacity
@@ -34,10 +35,10 @@ func (m *monitor) pump(s *stream, rounds int) {
 	if s.fd < 0 {
 		return
 	}
-	stamp := m.log.clock.stamp(now())
+	stamp := m.log.Stamp()
 	kept, ended := 0, false
 	for ; rounds > 0; rounds-- {
-		n, err := readNow(s.fd, m.in[kept:])
+		n, err := bare.ReadNow(s.fd, m.in[kept:])
 		if err == syscall.EAGAIN {
 			break
 		}
@@ -51,9 +52,9 @@ func (m *monitor) pump(s *stream, rounds int) {
 		m.high = max(m.high, kept+n)
 		m.clients.send(m, s.id, m.in[kept:kept+n])
 		have := kept + n
-		taken := m.log.lines(s, m.in[:have], stamp, false)
+		taken := m.log.Lines(&s.Stream, m.in[:have], stamp, false)
 		kept = copy(m.in, m.in[taken:have])
-		if m.reopening && !m.stdout.open && !m.stderr.open {
+		if m.reopening && !m.stdout.Open && !m.stderr.Open {
 			m.reopenNow() // between records, and kept is in memory
 		}
 		if kept == 0 && have < len(m.in) && !s.tty {
@@ -61,47 +62,36 @@ func (m *monitor) pump(s *stream, rounds int) {
 		}
 	}
 	if ended && kept > 0 {
-		m.log.record(stamp, s.name, 'F', m.in[:kept])
-		s.open = false
+		m.log.Last(&s.Stream, stamp, m.in[:kept])
 	} else if kept > 0 {
-		m.log.lines(s, m.in[:kept], stamp, true)
+		m.log.Lines(&s.Stream, m.in[:kept], stamp, true)
 	}
 	if ended {
 		m.endStream(s)
 	} else if rounds == 0 && s.tty {
 		m.modify(s.fd, ttyEvents, evStdout) // there may be more: report it again
 	}
-	m.log.flush()
+	m.log.Flush()
 }
 
 // endStream closes an output that has ended.
 func (m *monitor) endStream(s *stream) {
-	m.log.finish(s)
+	m.log.Finish(&s.Stream)
 	m.drop(s.fd)
 	s.fd = -1
 }
 
 // warm tells whether a burst of output has left more memory in use than an idle
 // monitor is to have.
-func (m *monitor) warm() bool { return m.high > restSize || m.log.high > restSize }
+func (m *monitor) warm() bool { return m.high > restSize || m.log.Warm(restSize) }
 
 const restSize = 8 << 10
 
 // rest gives the memory of a burst back to the system.
 func (m *monitor) rest() {
-	release(m.in)
-	release(m.log.out[:cap(m.log.out)])
-	m.high, m.log.high = 0, 0
-}
-
-// readNow reads from a non-blocking descriptor.
-func readNow(fd int, b []byte) (int, error) {
-	for {
-		n, err := syscall.Read(fd, b)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
+	bare.Release(m.in)
+	m.log.Rest()
+	m.high = 0
 }
 
 // childStdio are the runtime's three standard descriptors; the container inherits
@@ -124,12 +114,15 @@ func (c *childStdio) close() {
 // openStdio makes the pipes to the container. With a terminal only stderr is a
 // pipe, for what the runtime itself has to say.
 func (m *monitor) openStdio() (child childStdio, err error) {
+	if m.o.Passthrough {
+		return childStdio{0, 1, 2}, nil
+	}
 	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return child, cannot("open /dev/null", err)
+		return child, bare.Cannot("open /dev/null", err)
 	}
 	child = childStdio{uintptr(null), uintptr(null), uintptr(null)}
-	if m.o.Stdin && !m.o.Terminal {
+	if m.o.Stdin && !m.o.Terminal && m.hasBundle() { // else nobody could ever write to it
 		r, w, err := m.pipe()
 		if err != nil {
 			return child, err
@@ -159,7 +152,7 @@ func (m *monitor) openStdio() (child childStdio, err error) {
 func (m *monitor) pipe() (r, w int, err error) {
 	var p [2]int
 	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
-		return -1, -1, cannot("make a pipe for the container", err)
+		return -1, -1, bare.Cannot("make a pipe for the container", err)
 	}
 	syscall.Fchmod(p[0], 0o777)
 	return p[0], p[1], nil
@@ -263,7 +256,7 @@ func (m *monitor) unwatchInput() {
 
 // startOutput begins to move output: the runtime has made the container.
 func (m *monitor) startOutput() {
-	if m.o.Terminal {
+	if m.o.Terminal || m.stdout.fd < 0 {
 		return // the terminal is watched since it arrived
 	}
 	m.watch(m.stdout.fd, syscall.EPOLLIN, evStdout)
@@ -273,8 +266,8 @@ func (m *monitor) startOutput() {
 // message should it fail. When there is more, all of it goes the container's way
 // at once, so that no runtime blocks on us.
 func (m *monitor) collectStderr() {
-	for len(m.said) < contract.MaxMessage {
-		n, err := readNow(m.stderr.fd, m.in[:contract.MaxMessage-len(m.said)])
+	for m.stderr.fd >= 0 && len(m.said) < contract.MaxMessage {
+		n, err := bare.ReadNow(m.stderr.fd, m.in[:contract.MaxMessage-len(m.said)])
 		if err != nil || n <= 0 {
 			if err != syscall.EAGAIN {
 				m.unwatch(m.stderr.fd) // ended; pump will see it
@@ -294,8 +287,8 @@ func (m *monitor) logSaid() {
 	}
 	m.saidLogged = true
 	m.clients.send(m, contract.Stderr, m.said)
-	m.log.lines(&m.stderr, m.said, m.log.clock.stamp(now()), true)
-	m.log.flush()
+	m.log.Lines(&m.stderr.Stream, m.said, m.log.Stamp(), true)
+	m.log.Flush()
 }
 
 // releaseStderr passes on what a runtime that succeeded has said, and what comes.

@@ -84,7 +84,7 @@ func timeLimit(t *testing.T, r *Rig) {
 	}
 	begin := time.Now()
 	dir, _, stderr := direct(t, r, "exec sleep 1000", nil, "-T", "1")
-	if took := time.Since(begin); took < time.Second/2 || read(t, dir, "id") == "0" {
+	if took := time.Since(begin); took < time.Second/2 || read(t, dir, "id") != "-1" {
 		t.Errorf("after %v, exit file %q, stderr %q", took, read(t, dir, "id"), stderr)
 	}
 }

@@ -31,6 +31,9 @@ func Suite(t *testing.T, r *Rig) {
 		{"OutOfMemory", outOfMemory}, {"EngineDies", engineDies},
 		{"Foreground", foreground}, {"ExitCommand", exitCommand}, {"TimeLimit", timeLimit}, {"ListenPid", listenPid},
 		{"Born", born},
+		{"Journald", journald}, {"Passthrough", passthrough}, {"Rotation", rotation}, {"Notifications", notifications},
+		{"Exec", execModes}, {"ExecFails", execFails}, {"ExecTimeout", execTimeout}, {"ExecBackground", execBackground},
+		{"ExecAttached", execAttached}, {"ExecTerminal", execTerminal}, {"ExecLimit", execLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, r) })
 	}

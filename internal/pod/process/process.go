@@ -62,6 +62,7 @@ type Host struct {
 	ExitsDir, AttachDir string
 	// Places moves monitors to their cgroups.
 	Places        Places
+	Journald      bool  // what is logged goes to the journal, too
 	LogSizeMax    int64 // bytes; 0 or less: no limit
 	NoPivot       bool
 	SystemdCgroup bool
@@ -74,7 +75,7 @@ func (o *Host) Spawn(h *Handler, id, bundle, log string) monitor.Spawn {
 		Path: h.Monitor, Argv0: h.Argv0, Env: h.Env, ID: id, UUID: id, Bundle: bundle,
 		PidFile: filepath.Join(bundle, "pidfile"), MonitorPidFile: pidFile(bundle),
 		ExitDir: o.ExitsDir, PersistDir: bundle, SocketDir: o.AttachDir,
-		LogPath: log, LogSizeMax: o.LogSizeMax, NoSyncLog: h.NoSyncLog,
+		LogPath: log, Journald: o.Journald && log != "", LogSizeMax: o.LogSizeMax, NoSyncLog: h.NoSyncLog,
 		Runtime: path, RuntimeArgs: args, Systemd: o.SystemdCgroup, NoPivot: o.NoPivot, CgroupFD: -1,
 	}
 }

@@ -41,6 +41,9 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/cni/plugin/macvlan", "internal/cni/plugin/sublink", "macvlan, ipvlan and vlan are one plugin with three kinds of link"},
 	{"internal/cni/plugin/vlan", "internal/cni/plugin/sublink", "as macvlan"},
 	{"internal/monitor/...", "internal/monitor/contract", "both sides of the contract share its constants"},
+	{"internal/monitor/...", "internal/monitor/bare", "the monitor process does without the standard library's texts and files"},
+	{"internal/monitor/loop", "internal/monitor/...", "the loop moves what its parts write"},
+	{"internal/monitor/logs", "internal/monitor/journal", "one of the places where output is kept"},
 	{"internal/pod/files", "internal/pod/state", "files are made from what is recorded"},
 	{"internal/pod", "internal/pod/ending", "how a container is stopped"},
 	{"internal/cri", "internal/checkpoint", "the face names the service that it passes requests to"},
@@ -188,7 +191,8 @@ func TestStatus(t *testing.T) {
 // x/sys, the ground and each other.
 var (
 	lean = []string{
-		"internal/monitor", "internal/monitor/contract", "internal/monitor/loop", "internal/linux/proc", "internal/linux/namespace",
+		"internal/monitor", "internal/monitor/contract", "internal/monitor/loop", "internal/monitor/bare",
+		"internal/monitor/logs", "internal/monitor/journal", "internal/monitor/notify", "internal/linux/proc", "internal/linux/namespace",
 		"applets/conmon", "applets/pinns", "applets/pause", "applets/early", "applets/early/ctor",
 	}
 	leanMay = []string{"golang.org/x/sys/unix", "internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}

@@ -1,11 +1,9 @@
-package loop
+package bare
 
 import (
 	"syscall"
 	"unsafe"
 )
-
-// What package syscall has no wrapper for.
 
 const (
 	sysPidfdOpen   = 434 // the same number on every architecture
@@ -14,44 +12,48 @@ const (
 	clockMonotonic = 1
 	efdNonblock    = syscall.O_NONBLOCK
 	efdCloexec     = syscall.O_CLOEXEC
-	memoryEvents   = "memory.events"
 )
 
-type fault string
+// Fault is an error that is its text.
+type Fault string
 
-func (f fault) Error() string { return string(f) }
+func (f Fault) Error() string { return string(f) }
 
-// cannot makes an error of the house's form.
-func cannot(what string, err error) error {
-	return fault("cannot " + what + ": " + err.Error())
+// Cannot makes an error of the house's form.
+func Cannot(what string, err error) error {
+	return Fault("cannot " + what + ": " + err.Error())
 }
 
-func errnoOf(e syscall.Errno) error {
+// ErrnoOf makes an error of a raw call's result.
+func ErrnoOf(e syscall.Errno) error {
 	if e == 0 {
 		return nil
 	}
 	return e
 }
 
-func now() (sec int64, nsec int64) {
+// Now is the time of day.
+func Now() (sec int64, nsec int64) {
 	var ts syscall.Timespec
 	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockRealtime, uintptr(unsafe.Pointer(&ts)), 0)
 	return int64(ts.Sec), int64(ts.Nsec)
 }
 
-func pidfdOpen(pid int) (int, error) {
+// PidfdOpen returns a descriptor of a process (pidfd_open(2)).
+func PidfdOpen(pid int) (int, error) {
 	fd, _, e := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
-	return int(fd), errnoOf(e)
+	return int(fd), ErrnoOf(e)
 }
 
-func eventfd() (int, error) {
+// Eventfd makes a counter (eventfd(2)).
+func Eventfd() (int, error) {
 	fd, _, e := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
-	return int(fd), errnoOf(e)
+	return int(fd), ErrnoOf(e)
 }
 
-// alarm makes a timer descriptor that becomes readable once, after so many
+// Alarm makes a timer descriptor that becomes readable once, after so many
 // milliseconds.
-func alarm(ms int64) (int, error) {
+func Alarm(ms int64) (int, error) {
 	fd, _, e := syscall.RawSyscall(syscall.SYS_TIMERFD_CREATE, clockMonotonic, efdNonblock|efdCloexec, 0)
 	if e != 0 {
 		return -1, e
@@ -65,38 +67,50 @@ func alarm(ms int64) (int, error) {
 	return int(fd), nil
 }
 
-func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+// Ioctl is ioctl(2).
+func Ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 	_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
-	return errnoOf(e)
+	return ErrnoOf(e)
 }
 
-// becomeSubreaper makes the container's process, whose parent is the runtime, a
+// BecomeSubreaper makes the container's process, whose parent is the runtime, a
 // child of this process when the runtime ends.
-func becomeSubreaper() error {
+func BecomeSubreaper() error {
 	_, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, prSetSubreaper, 1, 0)
-	return errnoOf(e)
+	return ErrnoOf(e)
 }
 
-// anonymous maps zeroed memory outside the Go heap. Pages cost nothing before they
-// are touched, and release gives them back.
-func anonymous(size int) ([]byte, error) {
+// Anonymous maps zeroed memory outside the Go heap. Pages cost nothing before they
+// are touched, and Release gives them back.
+func Anonymous(size int) ([]byte, error) {
 	return syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
 }
 
 const madvDontneed = 4
 
-func release(b []byte) {
+// Release gives the pages of Anonymous back to the system.
+func Release(b []byte) {
 	syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), madvDontneed)
 }
 
-// readSmall returns the beginning of a file, as much as fits in buf; the kernel's
+// ReadNow reads from a non-blocking descriptor.
+func ReadNow(fd int, b []byte) (int, error) {
+	for {
+		n, err := syscall.Read(fd, b)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// ReadSmall returns the beginning of a file, as much as fits in buf; the kernel's
 // small files come whole with one read.
-func readSmall(path string, buf []byte) (string, error) {
+func ReadSmall(path string, buf []byte) (string, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
-	n, err := readNow(fd, buf)
+	n, err := ReadNow(fd, buf)
 	syscall.Close(fd)
 	if err != nil {
 		return "", err
@@ -104,11 +118,11 @@ func readSmall(path string, buf []byte) (string, error) {
 	return unsafe.String(&buf[0], n), nil
 }
 
-// dropFile lets go of the pages of the executable that were needed to get here. The
+// DropFile lets go of the pages of the executable that were needed to get here. The
 // kernel maps sixteen for each one that is touched; the few that are needed again come
 // back from the page cache, which everybody shares.
-func dropFile(buf []byte) {
-	_ = scanLines("/proc/self/maps", buf, func(line string) bool { // 00401000-0152a000 r-xp 00000000 fe:00 12 /path
+func DropFile(buf []byte) {
+	_ = ScanLines("/proc/self/maps", buf, func(line string) bool { // 00401000-0152a000 r-xp 00000000 fe:00 12 /path
 		start, rest, ok := hex(line)
 		if !ok || len(rest) == 0 || rest[0] != '-' {
 			return true
@@ -146,23 +160,23 @@ func slash(s string) bool {
 	return false
 }
 
-// scanLines calls f for each line of a file until f says no. The lines lie in buf,
+// ScanLines calls f for each line of a file until f says no. The lines lie in buf,
 // which must hold the longest; longer ones are skipped.
-func scanLines(path string, buf []byte, f func(line string) bool) error {
+func ScanLines(path string, buf []byte, f func(line string) bool) error {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer syscall.Close(fd)
 	for kept := 0; ; {
-		n, err := readNow(fd, buf[kept:])
+		n, err := ReadNow(fd, buf[kept:])
 		if err != nil || n == 0 {
 			return err
 		}
 		have := kept + n
 		from := 0
 		for {
-			i := indexNewline(buf[from:have])
+			i := IndexNewline(buf[from:have])
 			if i < 0 {
 				break
 			}
@@ -177,8 +191,8 @@ func scanLines(path string, buf []byte, f func(line string) bool) error {
 	}
 }
 
-// writeFile replaces or makes a file in place.
-func writeFile(path, text string, flags int, mode uint32) error {
+// WriteFile replaces or makes a file in place.
+func WriteFile(path, text string, flags int, mode uint32) error {
 	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC|flags, mode)
 	if err != nil {
 		return err
@@ -192,17 +206,17 @@ func writeFile(path, text string, flags int, mode uint32) error {
 	return err
 }
 
-// replaceFile writes a file aside and renames it in, so that a reader finds
+// ReplaceFile writes a file aside and renames it in, so that a reader finds
 // nothing or the whole.
-func replaceFile(dir, name, text string) error {
-	tmp := dir + "/." + name + "." + itoa(int64(syscall.Getpid()))
-	err := writeFile(tmp, text, syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
+func ReplaceFile(dir, name, text string) error {
+	tmp := dir + "/." + name + "." + Itoa(int64(syscall.Getpid()))
+	err := WriteFile(tmp, text, syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
 	if err == nil {
 		err = syscall.Rename(tmp, dir+"/"+name)
 	}
 	if err != nil {
 		syscall.Unlink(tmp)
-		return cannot("write "+dir+"/"+name, err)
+		return Cannot("write "+dir+"/"+name, err)
 	}
 	return nil
 }

@@ -1,44 +1,47 @@
-package loop
+package logs
 
 import (
 	"syscall"
 
-	"github.com/monocrio/monocrio/internal/monitor/contract"
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 )
 
-// logFile writes records of the form "TIME STREAM F|P TEXT" (the CRI log format).
+// file writes records of the form "TIME STREAM F|P TEXT" (the CRI log format).
 // There is one writer and each write(2) holds whole records only, so a reader never
 // sees a torn line of ours and a reopen falls between records.
-type logFile struct {
-	path  string // empty: nothing is kept
-	fd    int
-	size  int64 // bytes in the file, not counting out
-	max   int64 // <= 0: no limit
-	out   []byte
-	n     int  // bytes of out in use
-	high  int  // most of out in use since it was released
-	torn  bool // the file ends in the middle of a record
-	lost  bool // the last write failed; it is reported once
-	clock clock
-	warn  func(string)
+type file struct {
+	path    string
+	flags   int // of open(2)
+	fd      int
+	size    int64 // bytes in the file, not counting out
+	max     int64 // <= 0: no limit
+	total   int64 // bytes of all records
+	end     int64 // of total; <= 0: none
+	backups int   // how many old files are kept
+	out     []byte
+	n       int  // bytes of out in use
+	high    int  // most of out in use since it was released
+	torn    bool // the file ends in the middle of a record
+	lost    bool // the last write failed; it is reported once
+	warn    func(string)
 }
 
-const outSize = 128 << 10
+const (
+	outSize  = 128 << 10
+	appendTo = syscall.O_WRONLY | syscall.O_APPEND | syscall.O_CREAT | syscall.O_CLOEXEC
+)
 
 // open opens the file for appending, making it if needed.
-func (l *logFile) open() error {
-	if l.path == "" {
-		return nil
-	}
-	fd, err := syscall.Open(l.path, syscall.O_WRONLY|syscall.O_APPEND|syscall.O_CREAT|syscall.O_CLOEXEC, 0o640)
+func (l *file) open() error {
+	fd, err := syscall.Open(l.path, appendTo|l.flags, 0o640)
 	if err != nil {
-		return cannot("open log file "+l.path, err)
+		return bare.Cannot("open log file "+l.path, err)
 	}
 	l.adopt(fd)
 	return nil
 }
 
-func (l *logFile) adopt(fd int) {
+func (l *file) adopt(fd int) {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err == nil {
 		l.size = st.Size
@@ -51,7 +54,7 @@ func (l *logFile) adopt(fd int) {
 
 // reopen begins a new file at the path, or goes on with the one that is there: it
 // was moved away, or it was not. On failure the old file stays in use.
-func (l *logFile) reopen() {
+func (l *file) reopen() {
 	l.flush()
 	if err := l.open(); err != nil {
 		l.warn(err.Error())
@@ -59,10 +62,15 @@ func (l *logFile) reopen() {
 }
 
 // restart replaces the file by an empty one: it has reached its greatest size.
-func (l *logFile) restart() {
+func (l *file) restart() {
 	l.flush()
+	if err := l.backup(); err != nil {
+		l.warn(err.Error())
+		l.size = 0 // or each record would try again
+		return
+	}
 	tmp := l.path + ".tmp"
-	fd, err := syscall.Open(tmp, syscall.O_WRONLY|syscall.O_APPEND|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, 0o640)
+	fd, err := syscall.Open(tmp, appendTo|l.flags|syscall.O_TRUNC, 0o640)
 	if err == nil {
 		if err = syscall.Rename(tmp, l.path); err != nil {
 			syscall.Close(fd)
@@ -70,19 +78,24 @@ func (l *logFile) restart() {
 		}
 	}
 	if err != nil {
-		l.warn(cannot("restart log file "+l.path, err).Error())
-		l.size = 0 // or each record would try again
+		l.warn(bare.Cannot("restart log file "+l.path, err).Error())
+		l.size = 0
 		return
 	}
 	l.adopt(fd)
 }
 
 // record adds one record; text has at most contract.MaxOutput bytes and no newline.
-func (l *logFile) record(stamp []byte, stream string, tag byte, text []byte) {
+func (l *file) record(stamp []byte, stream string, tag byte, text []byte) {
 	if l.fd < 0 {
 		return
 	}
 	size := len(stamp) + len(stream) + len(text) + 5
+	if l.end > 0 && l.total+int64(size) > l.end {
+		l.total = l.end // and whatever is shorter does not go in either: no gaps
+		return
+	}
+	l.total += int64(size)
 	if l.n+size > len(l.out) {
 		l.flush()
 	}
@@ -97,7 +110,7 @@ func (l *logFile) record(stamp []byte, stream string, tag byte, text []byte) {
 }
 
 // flush writes what has been added.
-func (l *logFile) flush() {
+func (l *file) flush() {
 	b := l.out[:l.n]
 	l.n = 0
 	if len(b) > 0 && l.torn {
@@ -118,7 +131,7 @@ func (l *logFile) flush() {
 			// log. The end of a record tells whether the file ends in the middle.
 			l.torn = l.torn || written && !l.endsRecord(b)
 			if !l.lost {
-				l.warn(cannot("write log file "+l.path+": output is lost", err).Error())
+				l.warn(bare.Cannot("write log file "+l.path+": output is lost", err).Error())
 			}
 			l.lost = true
 			return
@@ -130,14 +143,14 @@ func (l *logFile) flush() {
 }
 
 // endsRecord tells whether what stands in out before rest ends with a newline.
-func (l *logFile) endsRecord(rest []byte) bool {
+func (l *file) endsRecord(rest []byte) bool {
 	whole := l.out[:cap(l.out)]
 	at := cap(l.out) - cap(rest)
 	return at > 0 && whole[at-1] == '\n'
 }
 
 // close ends the log; sync also brings it to the disk.
-func (l *logFile) close(sync bool) {
+func (l *file) close(sync bool) {
 	if l.fd < 0 {
 		return
 	}
@@ -147,34 +160,4 @@ func (l *logFile) close(sync bool) {
 	}
 	syscall.Close(l.fd)
 	l.fd = -1
-}
-
-// lines cuts data of one stream into records and returns how many bytes it took:
-// whole lines and pieces of full length. With last set it takes all, the end as P.
-func (l *logFile) lines(s *stream, data []byte, stamp []byte, last bool) (taken int) {
-	for taken < len(data) {
-		rest := data[taken:]
-		window := rest[:min(len(rest), contract.MaxOutput)]
-		if i := indexNewline(window); i >= 0 {
-			l.record(stamp, s.name, 'F', window[:i])
-			s.open = false
-			taken += i + 1
-			continue
-		}
-		if len(window) < contract.MaxOutput && !last {
-			break
-		}
-		l.record(stamp, s.name, 'P', window)
-		s.open = true
-		taken += len(window)
-	}
-	return taken
-}
-
-// finish closes an open sequence of partial records.
-func (l *logFile) finish(s *stream) {
-	if s.open {
-		l.record(l.clock.stamp(now()), s.name, 'F', nil)
-		s.open = false
-	}
 }
