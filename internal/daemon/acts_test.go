@@ -164,6 +164,7 @@ func TestPodsThatAreRefused(t *testing.T) {
 		{"shm-size.crio.io", "0", "size"},
 		{"link-logs.crio.io", "", "emptyDir"},
 		{"link-logs.crio.io", "..", "emptyDir"},
+		{"link-logs.crio.io", ".", "emptyDir"},
 		{"link-logs.crio.io", "a/../../b", "emptyDir"},
 		{"link-logs.crio.io", "not-there", "there is no folder"},
 		{"userns-mode.crio.io", "auto:keep-id=true", "run_as_user"},
@@ -178,4 +179,10 @@ func TestPodsThatAreRefused(t *testing.T) {
 		Linux:       &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}}}}}}
 	_, err := m.Pod("id", r, nil)
 	wantError(t, "shared memory of the node", err, "IPC")
+	r.Config.Annotations = nil
+	m.conf.Runtimes["runc"] = config.Handler{DefaultAnnotations: map[string]string{"shm-size.crio.io": "1M", "userns-mode.crio.io": "auto"}}
+	r.Config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD}
+	if _, err := m.Pod("id", r, nil); err != nil || r.Acts.ShmSize != 0 || len(r.Acts.UIDs) > 0 {
+		t.Errorf("what a handler gives to whom it fits is forced on a pod: %+v %v", r.Acts, err)
+	}
 }
