@@ -29,6 +29,8 @@ const (
 	DisableFIPS    = "disable-fips.crio.io"
 	SkipRelabel    = "try-skip-volume-selinux-label.crio.io"
 	PlatformPath   = "platform-runtime-path.crio.io"
+	PodOverhead    = "pod-linux-overhead.crio.io"
+	PodResources   = "pod-linux-resources.crio.io"
 	CPULoad        = "cpu-load-balancing.crio.io"
 	CPUQuota       = "cpu-quota.crio.io"
 	IRQLoad        = "irq-load-balancing.crio.io"
@@ -49,6 +51,8 @@ type Known struct {
 	// Scoped annotations may be meant for one container: NAME/CONTAINER.
 	Scoped bool
 	Effect string
+	// Engine says that only the engine sets it; old files may allow it all the same.
+	Engine bool
 	// Inert says that it may be allowed and has no effect yet.
 	Inert bool
 }
@@ -73,6 +77,9 @@ func Table() []Known {
 		{Name: DisableFIPS, Old: old("DisableFIPS"), Scoped: true, Effect: "true: containers see a kernel without FIPS mode"},
 		{Name: SkipRelabel, Old: old("TrySkipVolumeSELinuxLabel"), Scoped: true, Effect: "true: volumes whose top folder has the right SELinux label are not relabelled"},
 		{Name: PlatformPath, Old: old("PlatformRuntimePath"), Effect: "platform whose runtime of platform_runtime_paths is used: OS/ARCH[/VARIANT]"},
+		{Name: PodOverhead, Old: old("PodLinuxOverhead"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's overhead as JSON"},
+		{Name: PodResources, Old: old("PodLinuxResources"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's resources as JSON"},
+		{Name: "spoofed.crio.io", Old: old("Spoofed"), Engine: true, Effect: "noted by the daemon"},
 		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone", Inert: true},
 		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors", Inert: true},
 		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors", Inert: true},
@@ -142,7 +149,7 @@ type Allowed []string
 // permits tells whether the key of an annotation is allowed. Names are compared
 // exactly, in either spelling; one that ends in '.' or '/' allows all that begin so.
 func (a Allowed) permits(k Known, key string) bool {
-	return slices.ContainsFunc(a, func(name string) bool {
+	return !k.Engine && slices.ContainsFunc(a, func(name string) bool {
 		if !k.Prefix {
 			return k.spells(name)
 		}

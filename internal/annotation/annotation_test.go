@@ -56,6 +56,7 @@ func TestExactNames(t *testing.T) {
 		{"run.oci.", "run.oci.keep_original_groups", "run.oci.keep_original_groups", true},
 		{"run.oci.keep_original_groups", "run.oci.keep_original_groups", "run.oci.keep_original_groups", true},
 		{"run.oci.keep", "run.oci.keep_original_groups", "run.oci.keep_original_groups", false},
+		{PodOverhead, PodOverhead, PodOverhead, false}, // only the daemon says so
 		{"org.systemd.property.", "run.oci.x", "run.oci.x", false},
 	} {
 		m := map[string]string{c.key: "v"}

@@ -27,14 +27,16 @@ import (
 
 // Pod implements pod.Specs.
 func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
-	acts := m.allowed(r.Handler, r).ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
+	allowed := m.allowed(r.Handler, r)
+	acts := allowed.ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
+	own := allowed.Acting(r.Config.GetAnnotations()) // what cannot be is an error here; of a handler it is let be
 	r.Acts.Infra = !m.conf.DropInfraCtr
-	if v, ok := acts.Get(annotation.ShmSize, ""); ok {
+	if _, asked := own.Get(annotation.ShmSize, ""); asked && r.HostIPC() {
+		return nil, errs.Invalid("annotation %s: the pod uses the node's IPC namespace and /dev/shm", annotation.ShmSize)
+	}
+	if v, ok := acts.Get(annotation.ShmSize, ""); ok && !r.HostIPC() {
 		if r.Acts.ShmSize, err = config.ParseBytes(v); err != nil || r.Acts.ShmSize <= 0 {
 			return nil, errs.Invalid("annotation %s = %q: a size above 0 is needed, for example 128Mi", annotation.ShmSize, v)
-		}
-		if r.HostIPC() {
-			return nil, errs.Invalid("annotation %s: the pod uses the node's IPC namespace and /dev/shm", annotation.ShmSize)
 		}
 	}
 	if v, ok := acts.Get(annotation.LinkLogs, ""); ok {
@@ -42,7 +44,10 @@ func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.Pod
 			return nil, err
 		}
 	}
-	if v, ok := acts.Get(annotation.UserNS, ""); ok {
+	if _, asked := own.Get(annotation.UserNS, ""); asked && r.UserNS() != nil {
+		return nil, errs.Invalid("annotation %s: the pod has a user namespace already (userns_options)", annotation.UserNS)
+	}
+	if v, ok := acts.Get(annotation.UserNS, ""); ok && r.UserNS() == nil {
 		return m.userNS(r, v, others)
 	}
 	if m.mapped(r) {
@@ -51,21 +56,21 @@ func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.Pod
 	return func() {}, nil
 }
 
-// emptyDirs is where the kubelet keeps a pod's emptyDir volumes.
-const emptyDirs = "/var/lib/kubelet/pods/%s/volumes/kubernetes.io~empty-dir/%s"
+// kubeletPods is where the kubelet keeps what belongs to pods.
+const kubeletPods = "/var/lib/kubelet/pods"
 
 // logsIn is the folder of the volume in which a pod wants to see its logs.
 func logsIn(r *state.PodRequest, volume string) (string, error) {
 	uid := r.Config.GetMetadata().GetUid()
 	for _, part := range []string{uid, volume} {
-		if part == "" || !filepath.IsLocal(part) || strings.ContainsAny(part, "/\x00") {
+		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "/\x00") {
 			return "", errs.Invalid("annotation %s = %q of the pod with uid %q: the name of one of its emptyDir volumes is needed", annotation.LinkLogs, volume, uid)
 		}
 	}
 	if r.Config.GetLogDirectory() == "" {
 		return "", errs.Invalid("annotation %s: the pod has no log_directory", annotation.LinkLogs)
 	}
-	dir := strings.Replace(strings.Replace(emptyDirs, "%s", uid, 1), "%s", volume, 1)
+	dir := filepath.Join(kubeletPods, uid, "volumes/kubernetes.io~empty-dir", volume)
 	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
 		return "", errs.Precondition("annotation %s = %q: there is no folder %s", annotation.LinkLogs, volume, dir)
 	}
@@ -83,9 +88,6 @@ func (m *specMaker) mapped(r *state.PodRequest) bool {
 
 // userNS finds the ids of a user namespace that an annotation asks for.
 func (m *specMaker) userNS(r *state.PodRequest, text string, others func() []state.PodView) (done func(), err error) {
-	if r.UserNS() != nil {
-		return nil, errs.Invalid("annotation %s: the pod has a user namespace already (userns_options)", annotation.UserNS)
-	}
 	want, err := idrange.Parse(text)
 	if err != nil {
 		return nil, errs.Invalid("annotation %s: %w", annotation.UserNS, err)

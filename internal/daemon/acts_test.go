@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/idrange"
@@ -88,6 +89,42 @@ func TestContainersThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestHandlersFromConfiguration(t *testing.T) {
+	c := config.Default()
+	c.Crio.RunDir, c.Runtime.NoSyncLog = t.TempDir(), false
+	c.Runtime.ConmonCgroup, c.Runtime.ConmonEnv = "pod", []string{"A=1"}
+	c.Runtime.Runtimes = map[string]config.Handler{"runc": {}, "mine": {InheritDefault: true, Path: "/no/such", NoSyncLog: true, CreateTimeout: 31,
+		MonitorEnv: []string{"B=2"}, MonitorCgroup: "/m", PlatformRuntimePaths: map[string]string{"wasi/wasm": "/bin/true"}}}
+	hs, err := newHandlers(c, "/bin", cgroup.Cgroupfs, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, mine, wasm := hs.byName["runc"], hs.byName["mine"], hs.platforms["mine:wasi/wasm"]
+	if def.NoSyncLog || def.Patience(time.Minute) != time.Minute || def.MonitorCgroup != "pod" || def.Env[len(def.Env)-1] != "A=1" {
+		t.Errorf("the default handler: %+v", def)
+	}
+	if !mine.NoSyncLog || mine.Patience(time.Minute) != 31*time.Second || mine.MonitorCgroup != "/m" || mine.Env[len(mine.Env)-1] != "B=2" {
+		t.Errorf("the other: %+v", mine)
+	}
+	want, _, _ := def.Runtime.Command()
+	if got, _, args := mine.Runtime.Command(); got != want || !strings.Contains(strings.Join(args, " "), filepath.Join(c.Crio.RunDir, "runtime", "runc")) {
+		t.Errorf("the inherited runtime is %s %v", got, args)
+	}
+	if got, _, _ := wasm.Runtime.Command(); got != "/bin/true" || !wasm.NoSyncLog {
+		t.Errorf("the platform's runtime is %s: %+v", got, wasm)
+	}
+	for _, h := range hs.list() {
+		if strings.Contains(h.GetName(), ":") {
+			t.Errorf("clients see %s", h.GetName())
+		}
+	}
+	for _, name := range []string{"", "mine", "mine:wasi/wasm"} {
+		if _, err := hs.Handler(name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNodesMapping(t *testing.T) {
 	m := &specMaker{conf: &config.Runtime{DropInfraCtr: true}}
 	var err error
@@ -127,6 +164,7 @@ func TestPodsThatAreRefused(t *testing.T) {
 		{"shm-size.crio.io", "0", "size"},
 		{"link-logs.crio.io", "", "emptyDir"},
 		{"link-logs.crio.io", "..", "emptyDir"},
+		{"link-logs.crio.io", ".", "emptyDir"},
 		{"link-logs.crio.io", "a/../../b", "emptyDir"},
 		{"link-logs.crio.io", "not-there", "there is no folder"},
 		{"userns-mode.crio.io", "auto:keep-id=true", "run_as_user"},
@@ -141,4 +179,10 @@ func TestPodsThatAreRefused(t *testing.T) {
 		Linux:       &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}}}}}}
 	_, err := m.Pod("id", r, nil)
 	wantError(t, "shared memory of the node", err, "IPC")
+	r.Config.Annotations = nil
+	m.conf.Runtimes["runc"] = config.Handler{DefaultAnnotations: map[string]string{"shm-size.crio.io": "1M", "userns-mode.crio.io": "auto"}}
+	r.Config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD}
+	if _, err := m.Pod("id", r, nil); err != nil || r.Acts.ShmSize != 0 || len(r.Acts.UIDs) > 0 {
+		t.Errorf("what a handler gives to whom it fits is forced on a pod: %+v %v", r.Acts, err)
+	}
 }

@@ -61,6 +61,7 @@ func toContainer(v *state.ContainerView, s *specs.Spec) *adaptation.Container {
 		Image: &adaptation.Image{Name: v.Request.Image.Name, Digest: digestOf(v.Request.Image.Ref), ConfigDigest: "sha256:" + filepath.Base(v.Request.Image.ID)},
 		Linux: toLinux(s),
 	}
+	out.Linux.SeccompProfile = toProfile(c.GetLinux().GetSecurityContext().GetSeccomp())
 	for _, d := range c.GetCDIDevices() {
 		out.CDIDevices = append(out.CDIDevices, &adaptation.CDIDevice{Name: d.GetName()})
 	}
@@ -96,6 +97,20 @@ func toLinux(s *specs.Spec) *adaptation.LinuxContainer {
 		out.SeccompPolicy = api.FromOCILinuxSeccomp(l.Seccomp)
 	}
 	return out
+}
+
+// toProfile tells which seccomp profile was asked for: validators judge by it. Nil is
+// none, and unconfined.
+func toProfile(p *cri.SecurityProfile) *api.SecurityProfile {
+	switch {
+	case p == nil:
+		return nil
+	case p.GetProfileType() == cri.SecurityProfile_RuntimeDefault:
+		return &api.SecurityProfile{ProfileType: api.SecurityProfile_RUNTIME_DEFAULT}
+	case p.GetProfileType() == cri.SecurityProfile_Localhost:
+		return &api.SecurityProfile{ProfileType: api.SecurityProfile_LOCALHOST, LocalhostRef: p.GetLocalhostRef()}
+	}
+	return &api.SecurityProfile{ProfileType: api.SecurityProfile_UNCONFINED}
 }
 
 func toState(s *state.ContainerStatus) adaptation.ContainerState {

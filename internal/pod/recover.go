@@ -167,7 +167,7 @@ func (p *Pod) intact(st state.PodStatus) bool {
 			return false
 		}
 	}
-	return !p.req.SharedPID() || st.Infra != nil && st.Infra.Init.Alive()
+	return !p.req.HasInfra() || st.Infra != nil && st.Infra.Init.Alive()
 }
 
 // sweepOrphans removes what bears our mark and has no record: it was quarantined,

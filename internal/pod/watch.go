@@ -92,7 +92,7 @@ func (p *Pod) watchInfra() {
 			return
 		}
 		if v := p.view(); v.Status.Phase == state.Ready && v.Status.Infra != nil && v.Status.Infra.Monitor == infra.Monitor {
-			p.m.Log.Error("the infra process of a pod ended; its shared PID namespace is gone", "pod", p.id)
+			p.m.Log.Error("the infra process of a pod ended, and a shared PID namespace with it", "pod", p.id)
 			p.gate.CloseNow()
 			p.end()
 			p.logErr(p.transition(func(s *state.PodStatus) { s.Phase = state.NotReady }))

@@ -136,12 +136,12 @@ func (b *builder) extraMounts(asked map[string]bool) (list []specs.Mount) {
 
 // sandboxSize tells runtimes that make a virtual machine for the pod how large it must be.
 func (b *builder) sandboxSize() {
-	for name, r := range map[string]*cri.LinuxContainerResources{"pod-linux-overhead.crio.io": b.in.Pod.Overhead, "pod-linux-resources.crio.io": b.in.Pod.Resources} {
+	for name, r := range map[string]*cri.LinuxContainerResources{annotation.PodOverhead: b.in.Pod.Overhead, annotation.PodResources: b.in.Pod.Resources} {
 		if v := text(r); v != "" && r != nil {
 			b.spec.Annotations[name] = v
 		}
 	}
-	for old, name := range map[string]string{"PodLinuxOverhead": "pod-linux-overhead.crio.io", "PodLinuxResources": "pod-linux-resources.crio.io"} {
+	for old, name := range map[string]string{"PodLinuxOverhead": annotation.PodOverhead, "PodLinuxResources": annotation.PodResources} {
 		if v := b.spec.Annotations[name]; v != "" {
 			b.spec.Annotations[noted+old] = v
 		}

@@ -341,6 +341,9 @@ func TestAnnotationsThatCommand(t *testing.T) {
 
 func TestInfra(t *testing.T) {
 	in := input()
+	in.Pod.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: 5}
+	in.Pod.Annotations = map[string]string{annotation.PodOverhead: "forged", annotation.PodResources: "forged"}
+	in.Allowed, in.Node.InfraCPUs = annotation.Allowed{annotation.PodOverhead}, "3"
 	s := Infra(in, "/usr/bin/pause")
 	got, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

@@ -18,7 +18,7 @@ func ShowBelow(dir, name, src string) error {
 		return nil
 	}
 	fail := func(err error) error { return fmt.Errorf("cannot show %s at %s: %w", src, at, err) }
-	base, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	base, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail(err)
 	}
