@@ -51,6 +51,7 @@ func BenchmarkMonitor(b *testing.B) {
 		"foreign": {Path: "/usr/bin/conmon", Runtime: "/usr/sbin/runc", Foreign: true},
 	} {
 		b.Run(name+"/Create", func(b *testing.B) { monitortest.BenchmarkCreate(b, rig) })
+		b.Run(name+"/Exec", func(b *testing.B) { monitortest.BenchmarkExec(b, rig) })
 		b.Run(name+"/Log", func(b *testing.B) { monitortest.BenchmarkLog(b, rig, 0) })
 		b.Run(name+"/LogAttached", func(b *testing.B) { monitortest.BenchmarkLog(b, rig, 1) })
 	}

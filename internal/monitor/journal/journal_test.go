@@ -192,3 +192,53 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// TestDoesNotAllocate: the collector may be off in a monitor.
+func TestDoesNotAllocate(t *testing.T) {
+	conn, path := listen(t)
+	j := open(t, Options{Socket: path})
+	buf, text := make([]byte, 1<<16), []byte("text")
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fd int
+	raw.Control(func(f uintptr) { fd = int(f) })
+	if n := testing.AllocsPerRun(100, func() {
+		j.Send('6', false, text)
+		unix.Read(fd, buf)
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestStuck: a journal that does not read holds the container for a while, once.
+func TestStuck(t *testing.T) {
+	conn, path := listen(t)
+	warned := 0
+	j, err := Open(&Options{ID: id, Socket: path}, func(string) { warned++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if err := unix.SetsockoptTimeval(j.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 20000}); err != nil {
+		t.Fatal(err)
+	}
+	for range 5000 { // more than any queue holds
+		j.Send('6', false, []byte("text"))
+	}
+	if warned != 1 || !j.lost || j.waits {
+		t.Errorf("%d warnings, lost %v, waits %v", warned, j.lost, j.waits)
+	}
+	receive(t, conn)
+	j.Send('6', false, []byte("again"))
+	if j.lost || !j.waits {
+		t.Error("it does not go on when the journal reads again")
+	}
+	for {
+		got, _ := receive(t, conn)
+		if got["MESSAGE"] == "again" {
+			break
+		}
+	}
+}

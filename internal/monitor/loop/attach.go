@@ -143,6 +143,11 @@ func (c *clients) event(m *monitor, fd int, events uint32) {
 		return
 	}
 	n, err := bare.ReadNow(fd, m.in[:contract.MaxInput])
+	if err == syscall.ECONNRESET {
+		// It went without having read our output. The kernel says so once, and before it
+		// hands out what had been sent.
+		n, err = bare.ReadNow(fd, m.in[:contract.MaxInput])
+	}
 	switch {
 	case err == syscall.EAGAIN:
 	case n > 0:

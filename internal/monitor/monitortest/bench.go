@@ -68,3 +68,19 @@ func BenchmarkLog(b *testing.B, r *Rig, clients int) {
 }
 
 const line80 = "2026-01-01-INFO-a-line-of-eighty-bytes-as-programs-are-wont-to-write-them-xxxxx"
+
+// BenchmarkExec measures one more process in a running container, from the monitor's
+// start to its end.
+func BenchmarkExec(b *testing.B, r *Rig) {
+	r.need(b)
+	box := r.Box(b, "sleep 1000")
+	box.Run()
+	for b.Loop() {
+		s := box.exec("exit 3", "--sync")
+		s.release()
+		if told := s.told(); len(told) != 1 || told[0].number != 3 {
+			b.Fatal(told, s.said())
+		}
+		s.wait()
+	}
+}

@@ -352,7 +352,7 @@ func execTerminal(t *testing.T, r *Rig) {
 		return map[string]any{"args": []string{"/bin/sh", "-c", script}, "terminal": true}
 	}
 	bundle := t.TempDir()
-	s := b.execProcess(process("read go; stty size; echo err >&2; tty >/dev/null && exit 4"), "-b", bundle, "-t", "-i", "--exec-attach",
+	s := b.execProcess(process("stty size; read go; stty size; echo err >&2; tty >/dev/null && exit 4"), "-b", bundle, "-t", "-i", "--exec-attach",
 		"--api-version", "-u", "session", "--full-attach")
 	s.release()
 	if line, err := s.attach.ReadString('\n'); err != nil {
@@ -363,11 +363,16 @@ func execTerminal(t *testing.T, r *Rig) {
 	defer keys.Close()
 	done := b.attachAt(context.Background(), bundle, monitor.AttachStreams{Stdin: in, Stdout: &out, TTY: true})
 	b.Eventually("a connection", func() bool { return connected() })
+	// The engine knows the size before there is a terminal.
+	if err := monitor.Resize(context.Background(), bundle, 28, 64); err != nil {
+		t.Fatal(err)
+	}
 	s.release()
 	first, err := s.sync.ReadString('\n')
 	if m := decode(t, first); err != nil || m.number <= 0 {
 		t.Fatalf("first message %q %v", first, err)
 	}
+	b.Eventually("the first size", func() bool { return strings.Contains(out.String(), "28 64\r\n") })
 	if err := monitor.Resize(context.Background(), bundle, 31, 72); err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +383,7 @@ func execTerminal(t *testing.T, r *Rig) {
 		t.Errorf("messages %+v", told)
 	}
 	s.wait()
-	for _, want := range []string{"31 72\r\n", "err\r\n"} {
+	for _, want := range []string{"28 64\r\n", "31 72\r\n", "err\r\n"} {
 		if !strings.Contains(out.String(), want) || !strings.Contains(s.text("stdout"), want) {
 			t.Errorf("no %q in %q or in the log %q", want, out.String(), s.text("stdout"))
 		}

@@ -15,14 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestOurs(t *testing.T) { suite(t, newEngine(t, bin(t))) }
+func TestOurs(t *testing.T) { suite(t, newEngine(t, bin(t, "conmon"), "runc")) }
+
+// TestOursBoth has our runtime besides our monitor.
+func TestOursBoth(t *testing.T) { suite(t, newEngine(t, bin(t, "conmon"), bin(t, "runc"))) }
+
+const foreign = "/usr/bin/conmon"
 
 func TestForeign(t *testing.T) {
-	const path = "/usr/bin/conmon"
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("this machine lacks ", path)
+	if _, err := os.Stat(foreign); err != nil {
+		t.Skip("this machine lacks ", foreign)
 	}
-	suite(t, newEngine(t, path))
+	suite(t, newEngine(t, foreign, "runc"))
 }
 
 func suite(t *testing.T, e *engine) {
@@ -32,7 +36,7 @@ func suite(t *testing.T, e *engine) {
 	}{
 		{"Monitor", theMonitor}, {"ExitCodes", exitCodes}, {"Logs", logs}, {"Journal", journal}, {"Passthrough", passthrough},
 		{"Attach", attach}, {"Exec", execs}, {"Terminal", terminals}, {"DetachKeys", detachKeys}, {"ExecTerminal", execTerminal},
-		{"Restart", restart}, {"Timeout", timeout}, {"Remove", remove}, {"Notify", notifies}, {"Stop", stop},
+		{"Restart", restart}, {"Timeout", timeout}, {"Remove", remove}, {"Notify", notifies}, {"Stop", stop}, {"OutOfMemory", outOfMemory}, {"Pod", pods},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e.t = t
@@ -41,6 +45,7 @@ func suite(t *testing.T, e *engine) {
 		})
 	}
 	e.t = t
+	e.eventually(t, "the end of all monitors", func() bool { return len(e.monitors()) == 0 })
 }
 
 // theMonitor makes sure that it is the monitor under test that podman has started.
@@ -386,6 +391,30 @@ func say(t *testing.T, path, text string) {
 	if err := unix.Sendto(fd, []byte(text), 0, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Errorf("%s: %v", path, err)
 	}
+}
+
+func outOfMemory(t *testing.T, e *engine) {
+	if e.monitor == foreign {
+		t.Skip("conmon 2.1.6 does not mark the bundle, which is where podman looks")
+	}
+	id := e.ok(shell("dd if=/dev/zero of=/dev/null bs=60M count=4; sleep 0.2; exit 3", "-d", "--memory", "20m", "--memory-swap", "20m")...)
+	e.ok("wait", id)
+	if oom := e.inspect(id, "{{.State.OOMKilled}}"); oom != "true" {
+		t.Errorf("OOMKilled: %s", oom)
+	}
+}
+
+// pods has an infra container, which is a container like others to the monitor.
+func pods(t *testing.T, e *engine) {
+	infra := e.podman("pod", "create", "--infra-image", "img", "--infra-command", "sleep 1000", "--network", "none", "--cgroup-parent", "/"+cgroupParent, "--name", "pod")
+	if infra.status != 0 {
+		t.Fatalf("%+v", infra)
+	}
+	r := e.podman("run", "--rm", "--pod", "pod", "img", "/bin/sh", "-c", "echo in the pod; exit 4")
+	if r.status != 4 || r.out != "in the pod\n" {
+		t.Errorf("%+v", r)
+	}
+	e.ok("pod", "rm", "--force", "--time", "0", "pod")
 }
 
 func stop(t *testing.T, e *engine) {

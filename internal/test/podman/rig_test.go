@@ -26,16 +26,17 @@ import (
 
 const cgroupParent = "monocrio-test-podman"
 
-// engine is podman with folders of its own and one of two monitors.
+// engine is podman with folders of its own, a monitor and a runtime.
 type engine struct {
 	t       *testing.T
 	dir     string
 	monitor string
+	runtime string
 	journal *net.UnixConn
 }
 
 // newEngine makes an engine with one image, "img", for the tests below t.
-func newEngine(t *testing.T, monitor string) *engine {
+func newEngine(t *testing.T, monitor, runtime string) *engine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
@@ -45,7 +46,7 @@ func newEngine(t *testing.T, monitor string) *engine {
 			t.Skipf("this machine lacks %s: scripts/deps test", name)
 		}
 	}
-	e := &engine{t: t, dir: t.TempDir(), monitor: monitor}
+	e := &engine{t: t, dir: t.TempDir(), monitor: monitor, runtime: runtime}
 	e.mount(e.dir)
 	e.mount("/run") // podman's own files, and the journal's socket
 	t.Cleanup(removeCgroups)
@@ -131,7 +132,7 @@ func kind(f registry.File) int {
 
 func (e *engine) cmd(args ...string) *exec.Cmd {
 	cmd := exec.Command("podman", append([]string{"--root", e.dir + "/root", "--runroot", e.dir + "/runroot", "--tmpdir", e.dir + "/tmp",
-		"--conmon", e.monitor, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"}, args...)...)
+		"--conmon", e.monitor, "--runtime", e.runtime, "--cgroup-manager", "cgroupfs", "--events-backend", "file"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + e.dir, "CONTAINERS_CONF=" + e.dir + "/containers.conf", "CONTAINERS_STORAGE_CONF=" + e.dir + "/storage.conf"}
 	return cmd
 }
@@ -202,6 +203,21 @@ func (e *engine) eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited in vain for %s", what)
 		}
 	}
+}
+
+// monitors are the processes of the monitor under test.
+func (e *engine) monitors() (pids []string) {
+	want, err := filepath.EvalSymlinks(e.monitor)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, l := range links {
+		if exe, err := os.Readlink(l); err == nil && exe == want {
+			pids = append(pids, l)
+		}
+	}
+	return pids
 }
 
 // inspect returns what a template makes of a container.
@@ -285,14 +301,14 @@ func (w *terminal) start(t *testing.T, cmd *exec.Cmd) *screen {
 	return s
 }
 
-// bin is our executable under the monitor's name.
-func bin(t *testing.T) string {
+// bin is our executable under the name of one of its faces.
+func bin(t *testing.T, name string) string {
 	t.Helper()
 	path, err := world.Bin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := filepath.Join(t.TempDir(), "conmon")
+	link := filepath.Join(t.TempDir(), name)
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
