@@ -71,6 +71,7 @@ type Member struct {
 	Object
 	Image string `json:"image"`
 	Pid   int    `json:"pid,omitempty"`
+	Log   string `json:"log_path,omitempty"`
 	// Exit is nil until it ended.
 	Exit *Exit `json:"exit,omitempty"`
 }

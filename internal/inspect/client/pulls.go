@@ -75,11 +75,11 @@ func pullTable(w io.Writer, all inspect.Pulls) error {
 	t := newTable(w, "ENDED", "AGO", "TOOK", "BYTES", "IMAGE", "DETAIL")
 	for i := len(all.Recent) - 1; i >= 0; i-- {
 		p := &all.Recent[i]
-		state, detail := "pulled", "id "+short(p.ID)
+		state, detail, add := "pulled", "id "+short(p.ID), t.row
 		if p.Error != "" {
-			state, detail = "failed", line(p.Error)
+			state, detail, add = "failed", line(p.Error), t.failure
 		}
-		t.row(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
+		add(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
 	}
 	return t.print()
 }
