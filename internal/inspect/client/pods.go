@@ -235,7 +235,7 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 	p := why.Pod
 	w = &spaced{w: w}
 	if p != nil {
-		fmt.Fprintf(w, "pod %s/%s\n", p.Namespace, p.Name)
+		fmt.Fprintln(w, strings.Map(printable, "pod "+p.Namespace+"/"+p.Name))
 		rest := [][2]string{{"handler", p.Handler}, {"addresses", strings.Join(p.IPs, ", ")}, {"owed", line(p.Owed)}}
 		if err := facts(w, &p.Object, why, rest); err != nil {
 			return err
@@ -250,7 +250,7 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 			if ctr != "" && m.ID != ctr {
 				continue
 			}
-			fmt.Fprintf(w, "\ncontainer %s\n", attempt(m))
+			fmt.Fprintln(w, "\n"+strings.Map(printable, "container "+attempt(m)))
 			if err := facts(w, &m.Object, why, [][2]string{{"image", m.Image}, {"log", m.Log}, {"ended", exit(m.Exit)}}); err != nil {
 				return err
 			}
@@ -260,7 +260,7 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 		}
 	}
 	for _, f := range why.Failed {
-		fmt.Fprintf(w, "\n%s %s could not be made\n", f.Kind, f.Name)
+		fmt.Fprintln(w, "\n"+strings.Map(printable, f.Kind+" "+f.Name+" could not be made"))
 		t := newTable(w, "  id", f.ID)
 		t.row("  when", clock(f.At, why.Now)+", "+age(why.Now.Sub(f.At))+" ago")
 		if f.Times > 1 {
