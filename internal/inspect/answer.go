@@ -2,7 +2,8 @@ package inspect
 
 import "time"
 
-// Info is the answer of /info. cAdvisor reads it.
+// Info is the answer of /info. cAdvisor reads it; where images have a place of their own
+// (StorageImage is not empty) it counts file systems of images and of containers apart.
 type Info struct {
 	StorageDriver     string     `json:"storage_driver"`
 	StorageRoot       string     `json:"storage_root"`
