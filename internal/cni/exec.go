@@ -100,7 +100,7 @@ func (e *Exec) FindInPath(name string, dirs []string) (string, error) {
 // parameters in environ, and returns what it prints.
 func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	name, ok := strings.CutPrefix(path, builtin)
-	step.Waits(ctx, "CNI plugin "+name+": "+verbOf(environ))
+	step.Waits(ctx, "CNI plugin "+filepath.Base(name)+": "+verbOf(environ))
 	defer step.Waits(ctx, "")
 	if !ok {
 		return e.execute(ctx, path, stdin, environ)

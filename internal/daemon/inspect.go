@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -61,7 +60,7 @@ func inspectOptions(p *parts) inspect.Options {
 	c := p.conf
 	all := []inspect.IDMapping{{Size: 1<<32 - 1}} // no mapping: everybody is who he is on the node
 	return inspect.Options{Model: p.pods, Images: p.images, Profile: c.Process.ProfileSock, Log: p.log,
-		Info: inspect.Info{StorageDriver: p.store.Driver(), StorageRoot: c.Crio.Root, StorageImage: cmp.Or(c.Crio.ImageStore, c.Crio.Root), CgroupDriver: p.driver.String(),
+		Info: inspect.Info{StorageDriver: p.store.Driver(), StorageRoot: c.Crio.Root, StorageImage: c.Crio.ImageStore, CgroupDriver: p.driver.String(),
 			DefaultIDMappings: inspect.IDMappings{UIDs: all, GIDs: all}},
 		Config: func() (string, error) { return inForce(p.now.Load().conf) },
 		PodDir: func(id string) string { return filepath.Join(c.Crio.RunDir, "pods", id) }}

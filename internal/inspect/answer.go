@@ -2,7 +2,8 @@ package inspect
 
 import "time"
 
-// Info is the answer of /info. cAdvisor reads it.
+// Info is the answer of /info. cAdvisor reads it; where images have a place of their own
+// (StorageImage is not empty) it counts file systems of images and of containers apart.
 type Info struct {
 	StorageDriver     string     `json:"storage_driver"`
 	StorageRoot       string     `json:"storage_root"`
@@ -71,6 +72,7 @@ type Member struct {
 	Object
 	Image string `json:"image"`
 	Pid   int    `json:"pid,omitempty"`
+	Log   string `json:"log_path,omitempty"`
 	// Exit is nil until it ended.
 	Exit *Exit `json:"exit,omitempty"`
 }

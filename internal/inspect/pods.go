@@ -224,7 +224,7 @@ func podAnswer(l *state.Life[state.PodView]) Pod {
 func member(l *state.Life[state.ContainerView]) Member {
 	v, c, st := &l.View, l.View.Request.Config, l.View.Status
 	md := c.GetMetadata()
-	m := Member{Object: object(v.ID, md.GetName(), md.GetAttempt(), l.Trail), Image: v.Request.Image.Name}
+	m := Member{Object: object(v.ID, md.GetName(), md.GetAttempt(), l.Trail), Image: v.Request.Image.Name, Log: v.Request.LogPath}
 	if l.Busy {
 		m.State, m.Problem = writing, busy
 		return m

@@ -37,27 +37,18 @@ func podTable(w io.Writer, all inspect.Pods, problems bool) error {
 		if problems && quiet(p) && len(failed) == 0 {
 			continue
 		}
-		step, detail := doing(&p.Object, strings.Join(p.IPs, ", "))
-		if p.Owed != "" && p.Doing == nil {
-			step, detail = "network", "owed: "+line(p.Owed)
-		}
-		t.row(p.State, since(p.Since, all.Now), p.Namespace+"/"+p.Name, short(p.ID), step, detail)
-		for j := range p.Containers {
-			m := &p.Containers[j]
-			step, detail := doing(&m.Object, exit(m.Exit))
-			t.row(m.State, since(m.Since, all.Now), "  "+m.Name, short(m.ID), step, detail)
-		}
+		podRows(t, p, all.Now, problems)
 		for _, f := range failed {
-			t.row("failed", age(all.Now.Sub(f.At)), "  "+f.Name[strings.LastIndexByte(f.Name, '/')+1:], short(f.ID), f.Step, cause(&f))
+			t.failure("failed", age(all.Now.Sub(f.At)), "  "+f.Name[strings.LastIndexByte(f.Name, '/')+1:], short(f.ID), f.Step, cause(&f))
 		}
 	}
 	for _, f := range all.Failed {
 		if _, left := below[f.Pod]; left {
-			t.row("failed", age(all.Now.Sub(f.At)), f.Name, short(f.ID), f.Step, cause(&f))
+			t.failure("failed", age(all.Now.Sub(f.At)), f.Name, short(f.ID), f.Step, cause(&f))
 		}
 	}
 	for _, d := range all.Owed {
-		t.row("owed", age(all.Now.Sub(d.Since)), d.Name, short(d.Pod), "network", "CNI DEL of network "+d.Network+", "+times(d.Tries+1, "tries")+line(d.Error))
+		t.failure("owed", age(all.Now.Sub(d.Since)), d.Name, short(d.Pod), "network", "CNI DEL of network "+d.Network+", "+times(d.Tries+1, "tries")+line(d.Error))
 	}
 	if all.OwedUnknown != "" {
 		t.row("owed", "?", "", "", "network", line(all.OwedUnknown))
@@ -73,6 +64,40 @@ func podTable(w io.Writer, all inspect.Pods, problems bool) error {
 	return t.print()
 }
 
+func podRows(t *table, p *inspect.Pod, now time.Time, problems bool) {
+	row := func(o *inspect.Object, name, rest string) {
+		step, detail := doing(o, rest)
+		add := t.row
+		if o.Doing == nil && o.Problem != "" {
+			add = t.failure
+		}
+		add(o.State, since(o.Since, now), name, short(o.ID), step, detail)
+	}
+	if p.Owed != "" && p.Doing == nil {
+		t.failure(p.State, since(p.Since, now), p.Namespace+"/"+p.Name, short(p.ID), "network", "owed: "+line(p.Owed))
+	} else {
+		row(&p.Object, p.Namespace+"/"+p.Name, strings.Join(p.IPs, ", "))
+	}
+	for i := range p.Containers {
+		if m := &p.Containers[i]; !problems || !calm(m) {
+			row(&m.Object, "  "+attempt(m), exit(m.Exit))
+		}
+	}
+}
+
+// attempt is a container's name, with the number of its restarts.
+func attempt(m *inspect.Member) string {
+	if m.Attempt == 0 {
+		return m.Name
+	}
+	return fmt.Sprintf("%s #%d", m.Name, m.Attempt)
+}
+
+// calm tells of a container that nothing is under way and nothing wrong.
+func calm(m *inspect.Member) bool {
+	return m.Doing == nil && m.Problem == "" && m.State != "paused" && (m.Exit == nil || m.Exit.Code == 0)
+}
+
 // cause is why something failed, without what the columns before say.
 func cause(f *inspect.Failed) string {
 	text := f.Error
@@ -84,14 +109,12 @@ func cause(f *inspect.Failed) string {
 
 // quiet tells of a pod that nothing is under way and nothing wrong.
 func quiet(p *inspect.Pod) bool {
-	calm := func(o *inspect.Object) bool { return o.Doing == nil && o.Problem == "" }
 	for i := range p.Containers {
-		m := &p.Containers[i]
-		if !calm(&m.Object) || m.State == "paused" || m.Exit != nil && m.Exit.Code != 0 {
+		if !calm(&p.Containers[i]) {
 			return false
 		}
 	}
-	return calm(&p.Object) && p.Owed == "" && p.State == "ready"
+	return p.Doing == nil && p.Problem == "" && p.Owed == "" && p.State == "ready"
 }
 
 // doing says which step an object stands on and why; otherwise, if it is at rest.
@@ -212,7 +235,7 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 	p := why.Pod
 	w = &spaced{w: w}
 	if p != nil {
-		fmt.Fprintf(w, "pod %s/%s\n", p.Namespace, p.Name)
+		fmt.Fprintln(w, strings.Map(printable, "pod "+p.Namespace+"/"+p.Name))
 		rest := [][2]string{{"handler", p.Handler}, {"addresses", strings.Join(p.IPs, ", ")}, {"owed", line(p.Owed)}}
 		if err := facts(w, &p.Object, why, rest); err != nil {
 			return err
@@ -227,8 +250,8 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 			if ctr != "" && m.ID != ctr {
 				continue
 			}
-			fmt.Fprintf(w, "\ncontainer %s\n", m.Name)
-			if err := facts(w, &m.Object, why, [][2]string{{"image", m.Image}, {"ended", exit(m.Exit)}}); err != nil {
+			fmt.Fprintln(w, "\n"+strings.Map(printable, "container "+attempt(m)))
+			if err := facts(w, &m.Object, why, [][2]string{{"image", m.Image}, {"log", m.Log}, {"ended", exit(m.Exit)}}); err != nil {
 				return err
 			}
 			if err := list(w, m.Timeline, why.Now); err != nil {
@@ -237,7 +260,7 @@ func timeline(w io.Writer, why *inspect.Why, ctr string) error {
 		}
 	}
 	for _, f := range why.Failed {
-		fmt.Fprintf(w, "\n%s %s could not be made\n", f.Kind, f.Name)
+		fmt.Fprintln(w, "\n"+strings.Map(printable, f.Kind+" "+f.Name+" could not be made"))
 		t := newTable(w, "  id", f.ID)
 		t.row("  when", clock(f.At, why.Now)+", "+age(why.Now.Sub(f.At))+" ago")
 		if f.Times > 1 {

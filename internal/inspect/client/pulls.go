@@ -75,11 +75,11 @@ func pullTable(w io.Writer, all inspect.Pulls) error {
 	t := newTable(w, "ENDED", "AGO", "TOOK", "BYTES", "IMAGE", "DETAIL")
 	for i := len(all.Recent) - 1; i >= 0; i-- {
 		p := &all.Recent[i]
-		state, detail := "pulled", "id "+short(p.ID)
+		state, detail, add := "pulled", "id "+short(p.ID), t.row
 		if p.Error != "" {
-			state, detail = "failed", line(p.Error)
+			state, detail, add = "failed", line(p.Error), t.failure
 		}
-		t.row(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
+		add(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
 	}
 	return t.print()
 }
@@ -99,8 +99,8 @@ func (c *Client) Brief(ctx context.Context, image string) (string, error) {
 		text := pullState(p)
 		if p.Total != nil && text != "finishing" {
 			text += " " + ofTotal(p.Done, p.Total)
-			if p.Left != nil && p.Done < *p.Total {
-				text += fmt.Sprintf(", %s/s, %s left", size(int64(p.Rate)), age(time.Duration(*p.Left*float64(time.Second))+time.Second))
+			if rate, left := pace(p, all.Now); rate != "" {
+				text += ", " + rate + ", " + left + " left"
 			}
 		}
 		return text, nil
@@ -109,18 +109,8 @@ func (c *Client) Brief(ctx context.Context, image string) (string, error) {
 }
 
 func pullRows(t *table, p *inspect.Pull, now time.Time) {
-	state, left, rate := pullState(p), "?", ""
-	if p.Total != nil && p.Done == *p.Total {
-		left = "" // of the transfer; unpacking is not foreseen
-	} else {
-		rate = size(int64(p.Rate)) + "/s"
-		if silent := now.Sub(p.LastByte); silent > 5*time.Second {
-			rate = "silent " + age(silent)
-		} else if p.Left != nil {
-			left = age(time.Duration(*p.Left*float64(time.Second)) + time.Second)
-		}
-	}
-	t.row(state, age(now.Sub(p.Started)), ofTotal(p.Done, p.Total), rate, left, strings.Join(p.Hosts, ", "), p.Image)
+	rate, left := pace(p, now)
+	t.row(pullState(p), age(now.Sub(p.Started)), ofTotal(p.Done, p.Total), rate, left, strings.Join(p.Hosts, ", "), p.Image)
 	for _, l := range p.Layers {
 		done := size(l.Size)
 		if l.State == "fetching" || l.State == "waiting" {
@@ -128,6 +118,21 @@ func pullRows(t *table, p *inspect.Pull, now time.Time) {
 		}
 		t.row("  "+l.State, "", done, "", "", "", "  "+short(l.Digest))
 	}
+}
+
+// pace is how fast bytes come and how long they still will; nothing when all are there.
+// How long unpacking takes is not foreseen.
+func pace(p *inspect.Pull, now time.Time) (rate, left string) {
+	if p.Total != nil && p.Done == *p.Total {
+		return "", ""
+	}
+	if silent := now.Sub(p.LastByte); silent > 5*time.Second {
+		return "silent " + age(silent), "?"
+	}
+	if rate, left = size(int64(p.Rate))+"/s", "?"; p.Left != nil {
+		left = age(time.Duration(*p.Left*float64(time.Second)) + time.Second)
+	}
+	return rate, left
 }
 
 // pullState is where a pull stands: what the first layer that is not done waits for.

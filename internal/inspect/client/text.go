@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -17,11 +18,22 @@ import (
 type table struct {
 	w    io.Writer
 	rows [][]string
+	// ends are the rows whose last cell is cut at its beginning: an error, whose cause
+	// stands at the end.
+	ends map[int]bool
 }
 
-func newTable(w io.Writer, head ...string) *table { return &table{w: w, rows: [][]string{head}} }
+func newTable(w io.Writer, head ...string) *table {
+	return &table{w: w, rows: [][]string{head}, ends: map[int]bool{}}
+}
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+
+// failure adds a row that ends with an error.
+func (t *table) failure(cells ...string) {
+	t.ends[len(t.rows)] = true
+	t.row(cells...)
+}
 
 // print cuts lines at the terminal's edge, whole leaves them as long as they are.
 func (t *table) print() error { return t.write(columns(t.w)) }
@@ -32,21 +44,41 @@ func (t *table) write(width int) error {
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	for _, r := range t.rows {
-		fmt.Fprintln(tw, strings.Join(r, "\t"))
+		cells := make([]string, len(r))
+		for i := range r {
+			cells[i] = strings.Map(printable, r[i])
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	n := -1
 	for line := range strings.Lines(b.String()) {
+		n++
 		line = strings.TrimRight(line, " \n")
 		if r := []rune(line); width > 0 && len(r) > width {
-			line = string(r[:width-1]) + "…"
+			last := len([]rune(t.rows[n][len(t.rows[n])-1]))
+			keep := width - 1 - (len(r) - last) // runes of the last cell
+			if t.ends[n] && keep > 0 {
+				line = string(r[:len(r)-last]) + "…" + string(r[len(r)-keep:])
+			} else {
+				line = string(r[:width-1]) + "…"
+			}
 		}
 		if _, err := fmt.Fprintln(t.w, line); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printable keeps what whoever made a pod has written from moving the cursor.
+func printable(r rune) rune {
+	if unicode.IsControl(r) {
+		return '?'
+	}
+	return r
 }
 
 // columns is the width of the terminal behind w; 0: it is none.

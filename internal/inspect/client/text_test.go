@@ -54,7 +54,7 @@ var (
 func before(d time.Duration) *time.Time { t := now.Add(-d); return &t }
 
 func sample() inspect.Pods {
-	running := inspect.Member{Object: inspect.Object{ID: ctrID, Name: "app", State: "running", Since: before(3*time.Minute + 12*time.Second)}}
+	running := inspect.Member{Object: inspect.Object{ID: ctrID, Name: "app", Attempt: 2, State: "running", Since: before(3*time.Minute + 12*time.Second)}}
 	ended := inspect.Member{Object: inspect.Object{ID: ctrID, Name: "init", State: "exited", Since: before(4 * time.Minute)}, Exit: &inspect.Exit{Code: 137, Reason: "OOMKilled"}}
 	slow := &inspect.Event{At: *before(12 * time.Second), What: "network", Verb: "up", Seconds: 12, Running: true, WaitsFor: "CNI plugin slow: ADD", Tries: 2, Error: "no\nlease"}
 	return inspect.Pods{Now: now, Pods: []inspect.Pod{
@@ -78,14 +78,14 @@ func TestPodTable(t *testing.T) {
 		"STATE     FOR    POD AND CONTAINERS  ID            STEP     DETAIL",
 		"ready     5m00s  default/db          a1a1a1a1a1a1           10.0.0.2",
 		"exited    4m00s    init              b2b2b2b2b2b2           exit 137 OOMKilled",
-		"running   3m12s    app               b2b2b2b2b2b2",
+		"running   3m12s    app #2            b2b2b2b2b2b2",
 		"failed    1m00s    side              b2b2b2b2b2b2           3 times: cannot create container side: no",
 		"creating  12s    default/web         b2b2b2b2b2b2  network  12.0s, waits for CNI plugin slow: ADD, try 2; before: no; lease",
 		"ready     ?      kube-system/quiet   b2b2b2b2b2b2",
 		"failed    1m00s  default/lost        b2b2b2b2b2b2  files    disk full",
 		"owed      1h00m  default/old         b2b2b2b2b2b2  network  CNI DEL of network net, 5 tries: refused")
 	b.Reset()
-	if err := podTable(&b, all, true); err != nil || strings.Contains(b.String(), "quiet") || !strings.Contains(b.String(), "default/db") {
+	if err := podTable(&b, all, true); err != nil || strings.Contains(b.String(), "quiet") || !strings.Contains(b.String(), "default/db") || strings.Contains(b.String(), "app #2") || !strings.Contains(b.String(), "init") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 	b.Reset()
@@ -103,6 +103,20 @@ func TestNarrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, b.String(), "A    B", "one  a text…")
+	b.Reset()
+	rude := newTable(&b, "A", "B")
+	rude.row("\x1b[2J", "tab\tand\nline")
+	if err := rude.whole(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, b.String(), "A     B", "?[2J  tab?and?line")
+	b.Reset()
+	tab.failure("two", "cannot do it: disk full")
+	tab.failure("three with a long name", "x")
+	if err := tab.write(34); err != nil {
+		t.Fatal(err)
+	}
+	same(t, b.String(), "A                       B", "one                     a text th…", "two                     …disk full", "three with a long name  x")
 }
 
 func TestTimelineText(t *testing.T) {

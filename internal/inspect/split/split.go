@@ -133,9 +133,9 @@ func (s *Splitter) remove(c net.Conn) {
 
 // look finds out what a client speaks and hands it over.
 func (s *Splitter) look(c net.Conn) {
-	defer s.remove(c)
 	_ = c.SetReadDeadline(time.Now().Add(s.Patience))
 	http2, err := sniff(c)
+	s.remove(c) // before it is handed over: Close does not close it any more
 	if err != nil {
 		s.Log.Debug("a client of the CRI socket went without a word", "err", err)
 		c.Close()

@@ -130,7 +130,7 @@ func TestWhyItHangs(t *testing.T) {
 		return done
 	}
 	done := run("web")
-	plugin := regexp.QuoteMeta("CNI plugin " + w.Dir + "/plugins/slow: ADD")
+	const plugin = "CNI plugin slow: ADD"
 	text := told(w, "pods")
 	t.Log("\n" + text)
 	has(t, text, "STATE +FOR +POD AND CONTAINERS +ID +STEP +DETAIL",
@@ -261,7 +261,7 @@ func TestContainersAPI(t *testing.T) {
 	})
 	info := answer[inspect.Info](w, "/info")
 	if all := (inspect.IDMapping{Size: 4294967295}); info.CgroupDriver != "cgroupfs" || info.StorageDriver != "overlay" || info.StorageRoot != w.Dir+"/root" ||
-		info.StorageImage == "" || len(info.DefaultIDMappings.UIDs) != 1 || info.DefaultIDMappings.UIDs[0] != all || info.DefaultIDMappings.GIDs[0] != all {
+		info.StorageImage != "" || len(info.DefaultIDMappings.UIDs) != 1 || info.DefaultIDMappings.UIDs[0] != all || info.DefaultIDMappings.GIDs[0] != all {
 		t.Errorf("%+v", info)
 	}
 	c := answer[inspect.Container](w, "/containers/"+ctr)
@@ -323,7 +323,7 @@ func TestContainersAPI(t *testing.T) {
 		if code != 0 {
 			t.Fatalf("crio status %v: %d %s", args, code, errs)
 		}
-		has(t, out, "storage graph root: "+w.Dir+"/root", "storage image: .*")
+		has(t, out, "storage graph root: "+w.Dir+"/root", "storage image: ")
 	}
 	text = told(w, "s", "--id", ctr[:8])
 	t.Log("\n" + text)
