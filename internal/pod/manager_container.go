@@ -56,25 +56,11 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	ctx, cancel := context.WithTimeout(p.life, h.Patience(m.MakeTime))
 	defer cancel()
-	here, found := trail.Begin(ctx, step.Call, "find the image")
-	step.Waits(here, "the image store")
-	image, err := m.Images.Resolve(here, config.GetImage().GetImage())
-	if found(err); err != nil {
-		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
-	}
-	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image, From: from}
-	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(config.GetLogPath(), id+".log")); err == nil {
-		err = m.Specs.Admit(&p.req, &req)
-	}
+	req, err := m.containerRequest(ctx, p, id, config, trail)
 	if err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
-	if req.Target, err = m.target(p, config); err != nil {
-		return "", err
-	}
-	if req.Volumes, err = m.volumes(ctx, config); err != nil {
-		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
-	}
+	req.From = from
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
 	c.trail = trail
 	trail.Reach(string(state.Creating))
@@ -101,6 +87,29 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	m.dropContainer(c, undone)
 	return "", err
+}
+
+// containerRequest is what will be recorded: the images, files and processes that the
+// configuration names are found, and its annotations judged.
+func (m *Manager) containerRequest(ctx context.Context, p *Pod, id string, config *cri.ContainerConfig, trail *step.Trail) (req state.ContainerRequest, err error) {
+	here, found := trail.Begin(ctx, step.Call, "find the image")
+	step.Waits(here, "the image store")
+	image, err := m.Images.Resolve(here, config.GetImage().GetImage())
+	if found(err); err != nil {
+		return req, err
+	}
+	req = state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image}
+	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(config.GetLogPath(), id+".log")); err != nil {
+		return req, err
+	}
+	if err = m.Specs.Admit(&p.req, &req); err != nil {
+		return req, err
+	}
+	if req.Target, err = m.target(p, config); err != nil {
+		return req, err
+	}
+	req.Volumes, err = m.volumes(ctx, config)
+	return req, err
 }
 
 // volumes resolves the images that mounts name.
