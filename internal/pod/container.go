@@ -3,8 +3,6 @@ package pod
 import (
 	"context"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -63,12 +61,6 @@ func (c *Container) Trail() *step.Trail { return c.trail }
 func (c *Container) bundle() string { return filepath.Join(c.m.RunDir, "containers", c.id) }
 
 func (c *Container) name() string { return state.ContainerName(c.req.Pod, c.req.Config.GetMetadata()) }
-
-// kubeName is what the journal calls a container: k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT.
-func (c *Container) kubeName() string {
-	pod, own := c.pod.req.Config.GetMetadata(), c.req.Config.GetMetadata()
-	return strings.Join([]string{"k8s", own.GetName(), pod.GetName(), pod.GetNamespace(), pod.GetUid(), strconv.FormatUint(uint64(own.GetAttempt()), 10)}, "_")
-}
 
 func (c *Container) view() state.ContainerView {
 	c.mu.Lock()

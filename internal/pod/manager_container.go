@@ -56,11 +56,10 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	}
 	ctx, cancel := context.WithTimeout(p.life, h.Patience(m.MakeTime))
 	defer cancel()
-	req, err := m.containerRequest(ctx, p, id, config, trail)
-	if err != nil {
+	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, From: from}
+	if err := m.complete(ctx, p, id, &req, trail); err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", config.GetMetadata().GetName(), err)
 	}
-	req.From = from
 	c := m.newContainer(id, p, req, state.ContainerStatus{Phase: state.Creating, Boot: m.Boot})
 	c.trail = trail
 	trail.Reach(string(state.Creating))
@@ -89,27 +88,25 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	return "", err
 }
 
-// containerRequest is what will be recorded: the images, files and processes that the
-// configuration names are found, and its annotations judged.
-func (m *Manager) containerRequest(ctx context.Context, p *Pod, id string, config *cri.ContainerConfig, trail *step.Trail) (req state.ContainerRequest, err error) {
+// complete adds to what will be recorded the images, files and processes that the
+// configuration names, and judges its annotations.
+func (m *Manager) complete(ctx context.Context, p *Pod, id string, req *state.ContainerRequest, trail *step.Trail) (err error) {
 	here, found := trail.Begin(ctx, step.Call, "find the image")
 	step.Waits(here, "the image store")
-	image, err := m.Images.Resolve(here, config.GetImage().GetImage())
+	req.Image, err = m.Images.Resolve(here, req.Config.GetImage().GetImage())
 	if found(err); err != nil {
-		return req, err
+		return err
 	}
-	req = state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, Image: image}
-	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(config.GetLogPath(), id+".log")); err != nil {
-		return req, err
+	if req.LogPath, err = files.LogPath(&p.req, filepath.Join(m.LogDir, p.id), cmp.Or(req.Config.GetLogPath(), id+".log")); err != nil {
+		return err
 	}
-	if err = m.Specs.Admit(&p.req, &req); err != nil {
-		return req, err
+	if err = m.Specs.Admit(&p.req, req); err != nil {
+		return err
 	}
-	if req.Target, err = m.target(p, config); err != nil {
-		return req, err
+	if req.Target, err = m.target(p, req.Config.ContainerConfig); err == nil {
+		req.Volumes, err = m.volumes(ctx, req.Config.ContainerConfig)
 	}
-	req.Volumes, err = m.volumes(ctx, config)
-	return req, err
+	return err
 }
 
 // volumes resolves the images that mounts name.

@@ -187,7 +187,7 @@ func (c *Container) spawnMonitor(ctx context.Context) error {
 		return err
 	}
 	s := c.m.Spawn(h, c.id, c.bundle(), c.req.LogPath)
-	s.Name, s.Place = c.kubeName(), c.m.In(h, c.pod.req.Cgroup, c.bundle(), c.id)
+	s.Name, s.Place = state.KubeName(c.pod.req.Config.GetMetadata(), c.req.Config.GetMetadata()), c.m.In(h, c.pod.req.Cgroup, c.bundle(), c.id)
 	s.Terminal, s.Stdin = c.req.Config.GetTty(), c.req.Config.GetStdin()
 	s.LeaveStdinOpen = s.Stdin && !c.req.Config.GetStdinOnce()
 	if c.req.From != nil {

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -33,3 +34,8 @@ const (
 
 // ExitUnknown is the code of an end that nobody saw.
 const ExitUnknown = 255
+
+// KubeName is what the journal calls a container: k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT.
+func KubeName(pod *cri.PodSandboxMetadata, own *cri.ContainerMetadata) string {
+	return strings.Join([]string{"k8s", own.GetName(), pod.GetName(), pod.GetNamespace(), pod.GetUid(), strconv.FormatUint(uint64(own.GetAttempt()), 10)}, "_")
+}
