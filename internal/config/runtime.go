@@ -49,7 +49,7 @@ type Runtime struct {
 	PidsLimit           int64    `toml:"pids_limit" flag:"pids-limit" live:"yes" is:"1.. or -1" old:"the kubelet's podPidsLimit" doc:"most processes of one container; -1: no limit"`
 	LogSizeMax          int64    `toml:"log_size_max" flag:"log-size-max" is:"8192.. or -1" old:"the kubelet's containerLogMaxSize" doc:"bytes at which a container log starts anew; -1: never"`
 	CtrStopTimeout      int64    `toml:"ctr_stop_timeout" flag:"ctr-stop-timeout" env:"CONTAINER_STOP_TIMEOUT" is:"1.." inert:"every stop of the CRI names its grace period" doc:"seconds that a container has to end"`
-	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled: pod, or the name of a slice" inert:"the daemon pulls images itself, in its own cgroup"`
+	SeparatePullCgroup  string   `toml:"separate_pull_cgroup" flag:"separate-pull-cgroup" env:"PULL_IN_A_CGROUP" doc:"cgroup in which images are pulled, by processes of their own: pod for the cgroup of the pod that needs the image, or with systemd the name of a slice"`
 	InfraCPUSet         string   `toml:"infra_ctr_cpuset" flag:"infra-ctr-cpuset" live:"yes" is:"cpus" doc:"CPUs of pause processes"`
 	SharedCPUSet        string   `toml:"shared_cpuset" flag:"shared-cpuset" live:"yes" is:"cpus" doc:"CPUs that containers with their own may share, by the annotation cpu-shared.crio.io"`
 	AbsentMountSources  []string `toml:"absent_mount_sources_to_reject" flag:"absent-mount-sources-to-reject" live:"yes" is:"paths" doc:"host paths that are not made when a mount names them and they are absent"`

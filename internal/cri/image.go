@@ -15,8 +15,8 @@ import (
 // PullImage fetches an image and answers with its id.
 func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.PullImageResponse, error) {
 	a := r.GetAuth()
-	id, err := s.d.Images.Pull(ctx, r.GetImage().GetImage(), image.Auth{Username: a.GetUsername(), Password: a.GetPassword(),
-		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()})
+	id, err := s.d.Images.PullFor(ctx, r.GetImage().GetImage(), image.Auth{Username: a.GetUsername(), Password: a.GetPassword(),
+		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}, r.GetSandboxConfig().GetLinux().GetCgroupParent())
 	if err != nil {
 		return nil, err
 	}

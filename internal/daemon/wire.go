@@ -24,6 +24,7 @@ import (
 	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
+	"github.com/monocrio/monocrio/internal/puller"
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
@@ -68,7 +69,11 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
 		return p, err
 	}
-	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Log: log})
+	outside, err := puller.New(c.Runtime.SeparatePullCgroup, p.driver, storageOptions(c, log))
+	if err != nil {
+		return p, err
+	}
+	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}

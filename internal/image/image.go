@@ -39,7 +39,9 @@ type Options struct {
 	Store       *own.Store
 	BigFilesDir string
 	Rules       Rules
-	Log         *slog.Logger
+	// Outside, if not nil, does pulls in cgroups of their own.
+	Outside Outside
+	Log     *slog.Logger
 }
 
 // Service is the image service.

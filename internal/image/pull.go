@@ -81,6 +81,11 @@ func (s *Service) Pulls() (list []*Pull) {
 // or far. It ends by itself at the latest when no byte has come for the progress
 // timeout.
 func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, error) {
+	return s.PullFor(ctx, ref, auth, "")
+}
+
+// PullFor is Pull for a pod with a cgroup parent, which may have to bear the cost.
+func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, parent string) (string, error) {
 	if _, ok := isID(ref); ok && len(ref) >= 64 {
 		return "", errs.Invalid("cannot pull %q: this is an id, which no registry knows; give a name", ref)
 	}
@@ -92,7 +97,18 @@ func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, erro
 	if err != nil {
 		return "", err
 	}
-	p := s.join(ref, names, creds, auth)
+	place := ""
+	if s.opts.Outside != nil {
+		if place, err = s.opts.Outside.Place(parent); err != nil {
+			return "", fmt.Errorf("cannot pull %s: %w", ref, err)
+		}
+	}
+	p := s.join(ref, fmt.Sprintf("%q %q %q", names, place, auth), func(p *Pull) (string, error) {
+		if place != "" {
+			return s.outside(p, place, auth)
+		}
+		return s.run(p, names, creds, auth.RegistryToken)
+	})
 	select {
 	case <-p.done:
 		return p.id, p.err
@@ -101,9 +117,9 @@ func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, erro
 	}
 }
 
-// join finds the pull in flight for an image, or starts it.
-func (s *Service) join(ref string, names []reference.Named, creds *types.DockerAuthConfig, auth Auth) *Pull {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", names, auth))
+// join finds the pull in flight of what is wanted, or starts it.
+func (s *Service) join(ref, what string, run func(*Pull) (string, error)) *Pull {
+	sum := sha256.Sum256([]byte(what))
 	key := hex.EncodeToString(sum[:])
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +150,7 @@ func (s *Service) join(ref string, names []reference.Named, creds *types.DockerA
 		}()
 		s.active.RLock()
 		defer s.active.RUnlock()
-		p.id, p.err = s.run(p, names, creds, auth.RegistryToken)
+		p.id, p.err = run(p)
 	})
 	return p
 }

@@ -340,3 +340,60 @@ func TestUserNamespacePod(t *testing.T) {
 		t.Errorf("code %d: %q", st.GetExitCode(), out)
 	}
 }
+
+// Pulls for a pod are charged to its cgroup, by a process that ends with the daemon.
+func TestPullInCgroupOfPod(t *testing.T) {
+	w := world.New(t, world.Options{Extra: "[crio.runtime]\nseparate_pull_cgroup = \"pod\"\ncgroup_manager = \"cgroupfs\"\n"})
+	parent := fmt.Sprintf("/mtest-pull-%d", os.Getpid())
+	w.AtEnd(func() { removeCgroup(t, parent) })
+	sandbox := &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{CgroupParent: parent}}
+	pull := func() (string, error) {
+		r, err := w.Images.PullImage(w.Ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: w.Image}, SandboxConfig: sandbox})
+		return r.GetImageRef(), err
+	}
+	pullers := func() (pids []string) {
+		for _, dir := range findCgroups(t, "crio-pull-*") {
+			data, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			pids = append(pids, strings.Fields(string(data))...)
+		}
+		return pids
+	}
+	w.Registry.SetFaults(registry.Faults{Stall: time.Minute})
+	failed := make(chan error, 1)
+	go func() { _, err := pull(); failed <- err }()
+	w.Eventually("a process pulls in the pod's cgroup", func() bool { return len(pullers()) > 0 })
+	w.Kill()
+	if err := <-failed; err == nil {
+		t.Error("the call outlived the daemon")
+	}
+	w.Eventually("the process ended with the daemon", func() bool { return len(pullers()) == 0 })
+	w.Registry.SetFaults(registry.Faults{})
+	w.Start()
+	id, err := pull()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own := w.Pull(); own != id { // without a pod: by the daemon itself
+		t.Errorf("two ways of pulling find %s and %s", id, own)
+	}
+	pod := w.Pod("pulled", nil)
+	runCases(t, w, pod, []specCase{{"main", "echo $FROM", "image", nil}})
+	w.Registry.SetFaults(registry.Faults{Unavailable: true})
+	absent := &cri.PullImageRequest{Image: &cri.ImageSpec{Image: w.Addr + "/test/absent:1"}, SandboxConfig: sandbox}
+	_, inside := w.Images.PullImage(w.Ctx(), absent)
+	absent.SandboxConfig = nil
+	_, own := w.Images.PullImage(w.Ctx(), absent)
+	if inside == nil || own == nil || status.Code(inside) != status.Code(own) || !strings.Contains(inside.Error(), "RegistryUnavailable") {
+		t.Errorf("failures differ: %v; %v", inside, own)
+	}
+	names := map[string]bool{}
+	for _, dir := range findCgroups(t, "crio-pull-*") {
+		names[filepath.Base(dir)] = true
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(names) > 1 { // that of the killed daemon goes with its pod's
+		t.Errorf("cgroups stay: %v", names)
+	}
+}

@@ -1,0 +1,124 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/monocrio/monocrio/internal/errs"
+)
+
+// Outside does pulls in processes of their own, so that what they cost is charged to a
+// cgroup that the administrator names. Package daemon starts them.
+type Outside interface {
+	// Place is where a pull goes for a pod with this cgroup parent; "": the daemon
+	// does it itself.
+	Place(parent string) (string, error)
+	// Start starts the process and hands it the job. What it reports is read until
+	// its end; Close waits for that, or brings it about.
+	Start(ctx context.Context, place string, j Job) (io.ReadCloser, error)
+}
+
+// Job is a pull for another process.
+type Job struct {
+	Ref         string
+	Auth        Auth
+	Rules       Rules
+	BigFilesDir string
+}
+
+// report is a line of what the process tells: how far it is, or how it ended.
+type report struct {
+	Moved  uint64      `json:"moved,omitempty"`
+	Done   bool        `json:"done,omitempty"`
+	ID     string      `json:"id,omitempty"`
+	Error  string      `json:"error,omitempty"`
+	Kind   errs.Kind   `json:"kind,omitempty"`
+	Reason errs.Reason `json:"reason,omitempty"`
+}
+
+// outside lets another process pull.
+func (s *Service) outside(p *Pull, place string, auth Auth) (id string, err error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	out, err := s.opts.Outside.Start(ctx, place, Job{Ref: p.Ref, Auth: auth, Rules: *s.rules.Load(), BigFilesDir: s.opts.BigFilesDir})
+	if err != nil {
+		return "", fmt.Errorf("cannot pull %s in cgroup %s: %w", p.Ref, place, err)
+	}
+	defer out.Close()
+	for d := json.NewDecoder(out); ; {
+		var r report
+		if err := d.Decode(&r); err != nil {
+			cancel()
+			if cause := context.Cause(s.ctx); cause != nil {
+				return "", cause
+			}
+			return "", fmt.Errorf("cannot pull %s: the process that pulls ended without a result: %w", p.Ref, errors.Join(err, out.Close()))
+		}
+		switch {
+		case !r.Done:
+			p.mu.Lock()
+			p.moved, p.last = r.Moved, time.Now()
+			p.mu.Unlock()
+		case r.Error == "":
+			s.opts.Log.Info("pulled", "image", p.Ref, "id", r.ID, "dur", time.Since(p.Started), "cgroup", place)
+			return r.ID, nil
+		default:
+			if r.Kind == errs.KindExhausted {
+				s.full.Store(true)
+			}
+			if r.Reason != "" {
+				return "", errs.Errorf(r.Kind, "%.0w%s", r.Reason, r.Error)
+			}
+			return "", errs.Errorf(r.Kind, "%s", r.Error)
+		}
+	}
+}
+
+// Work does a job for a daemon, and reports to it. It collects nothing: the daemon
+// knows who else pulls.
+func (s *Service) Work(j Job, w io.Writer) error {
+	out := json.NewEncoder(w)
+	p := &Pull{Ref: j.Ref, Started: time.Now(), last: time.Now()}
+	done := make(chan report, 1)
+	go func() {
+		id, err := s.work(p, j)
+		r := report{Done: true, ID: id}
+		if err != nil {
+			r.Error, r.Kind = err.Error(), errs.KindOf(err)
+			_ = errors.As(err, &r.Reason) // without one it stays empty
+		}
+		done <- r
+	}()
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	told := uint64(0)
+	for {
+		select {
+		case r := <-done:
+			return out.Encode(r)
+		case <-t.C:
+			if moved, _ := p.Moved(); moved != told {
+				told = moved
+				if err := out.Encode(report{Moved: moved}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (s *Service) work(p *Pull, j Job) (string, error) {
+	names, err := s.parse(j.Ref)
+	if err != nil {
+		return "", err
+	}
+	creds, err := credentials(j.Auth)
+	if err != nil {
+		return "", err
+	}
+	return s.run(p, names, creds, j.Auth.RegistryToken)
+}
