@@ -397,3 +397,21 @@ func TestPullInCgroupOfPod(t *testing.T) {
 		t.Errorf("cgroups stay: %v", names)
 	}
 }
+
+func TestPullInSlice(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		t.Skip("needs systemd")
+	}
+	w := world.New(t, world.Options{Extra: "[crio.runtime]\nseparate_pull_cgroup = \"mtestpulls.slice\"\ncgroup_manager = \"systemd\"\n"})
+	w.Registry.SetFaults(registry.Faults{Stall: 2 * time.Second})
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := w.Images.PullImage(w.Ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: w.Image}})
+		pulled <- err
+	}()
+	w.Eventually("a process pulls in the slice", func() bool { return len(findCgroups(t, "crio-pull-*.scope")) > 0 })
+	if err := <-pulled; err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually("its scope is gone", func() bool { return len(findCgroups(t, "crio-pull-*.scope")) == 0 })
+}
