@@ -41,7 +41,9 @@ func TestDaemonMetrics(t *testing.T) {
 	w.Pull()
 	_, _ = pullImage(w, w.Addr+"/absent:1")
 	pod := w.Pod("counted", nil)
-	eater := w.Ctr(pod, "eater", "tail /dev/zero", func(c *cri.ContainerConfig) { c.Linux.Resources.MemoryLimitInBytes = 16 << 20 })
+	eater := w.Ctr(pod, "eater", "tail /dev/zero", func(c *cri.ContainerConfig) {
+		c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
+	})
 	if st := w.WaitExit(eater); st.GetReason() != "OOMKilled" {
 		t.Errorf("the eater ended as %v", st)
 	}
