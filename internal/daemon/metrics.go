@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/step"
 	"github.com/monocrio/monocrio/internal/telemetry/metric"
@@ -38,31 +40,56 @@ func (p *parts) onPull(pull image.Progress, err error) {
 	p.metrics.Pull(layers, image.FailureCode(err))
 }
 
-// countEnd counts how a container ended. Its name is the one that the journal has.
-func (p *parts) countEnd(e state.Event) {
+// ends remembers by which name the end of a container was counted.
+type ends struct {
+	mu    sync.Mutex
+	names map[string]string // by container id
+}
+
+// countEnd counts how a container ended. An event may be told while its object is
+// locked: it is asked elsewhere.
+func (p *parts) countEnd(e pod.Event) {
 	if p.metrics == nil || e.Container == "" {
 		return
 	}
-	v, err := p.pods.Container(e.Container)
-	if err != nil {
-		return
-	}
-	pod, err := p.pods.Pod(v.Request.Pod)
-	if err != nil {
-		return
-	}
-	name := state.KubeName(pod.Request.Config.GetMetadata(), v.Request.Config.GetMetadata())
 	switch e.Type {
 	case api.ContainerEventType_CONTAINER_STOPPED_EVENT:
-		switch v.Status.Reason {
-		case state.ReasonOOM:
-			p.metrics.OOM(name)
-		case state.ReasonMonitorLost:
-			p.metrics.MonitorStopped(name)
-		}
+		go p.countReason(e.Container)
 	case api.ContainerEventType_CONTAINER_DELETED_EVENT:
-		p.metrics.Forget(name)
+		p.ends.mu.Lock()
+		defer p.ends.mu.Unlock()
+		if name, ok := p.ends.names[e.Container]; ok {
+			p.metrics.Forget(name)
+			delete(p.ends.names, e.Container)
+		}
 	}
+}
+
+func (p *parts) countReason(id string) {
+	v, err := p.pods.Container(id)
+	if err != nil {
+		return // gone already
+	}
+	sandbox, err := p.pods.Pod(v.Request.Pod)
+	if err != nil {
+		return
+	}
+	// The name is the one that the journal has.
+	name := state.KubeName(sandbox.Request.Config.GetMetadata(), v.Request.Config.GetMetadata())
+	p.ends.mu.Lock()
+	defer p.ends.mu.Unlock()
+	switch v.Status.Reason {
+	case state.ReasonOOM:
+		p.metrics.OOM(name)
+	case state.ReasonMonitorLost:
+		p.metrics.MonitorStopped(name)
+	default:
+		return
+	}
+	if p.ends.names == nil {
+		p.ends.names = map[string]string{}
+	}
+	p.ends.names[id] = name
 }
 
 // beginCall and observe tell metrics and traces of calls and steps.

@@ -51,6 +51,7 @@ type parts struct {
 	stats   *stats.Collector
 	deps    cri.Deps
 	metrics *metric.Metrics // nil: off
+	ends    ends
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
