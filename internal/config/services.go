@@ -47,9 +47,9 @@ type Metrics struct {
 
 // Tracing is the table [crio.tracing]: spans for OpenTelemetry.
 type Tracing struct {
-	Enable   bool   `toml:"enable_tracing" flag:"enable-tracing" doc:"send traces of calls and their steps" inert:"not built in yet"`
-	Endpoint string `toml:"tracing_endpoint" flag:"tracing-endpoint" doc:"HOST:PORT of the collector (OTLP over gRPC)" inert:"not built in yet"`
-	Rate     int    `toml:"tracing_sampling_rate_per_million" flag:"tracing-sampling-rate-per-million" is:"0..1000000" doc:"how many of a million calls are traced whose caller does not decide it" inert:"not built in yet"`
+	Enable   bool   `toml:"enable_tracing" flag:"enable-tracing" doc:"send traces of calls and their steps"`
+	Endpoint string `toml:"tracing_endpoint" flag:"tracing-endpoint" is:"hostport" doc:"HOST:PORT of the collector (OTLP over gRPC)"`
+	Rate     int    `toml:"tracing_sampling_rate_per_million" flag:"tracing-sampling-rate-per-million" is:"0..1000000" doc:"how many of a million calls are traced whose caller does not decide it"`
 }
 
 // Stats is the table [crio.stats]: what pods and containers consume.

@@ -29,6 +29,7 @@ import (
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/telemetry/metric"
+	"github.com/monocrio/monocrio/internal/telemetry/trace"
 	"github.com/monocrio/monocrio/internal/version"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -52,6 +53,7 @@ type parts struct {
 	deps    cri.Deps
 	metrics *metric.Metrics // nil: off
 	ends    ends
+	tracer  *trace.Tracer // nil: off
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -66,6 +68,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	if p.metrics, err = newMetrics(p); err != nil {
+		return p, err
+	}
+	if p.tracer, err = newTracer(p); err != nil {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
@@ -213,6 +218,7 @@ func (p *parts) close() (err error) {
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())
 	}
+	p.tracer.Close()
 	return err
 }
 

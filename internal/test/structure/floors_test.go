@@ -20,7 +20,7 @@ var floors = []struct {
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller"}},
-	{"daemon", []string{"internal/daemon", "internal/daemon/mark"}},
+	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
 
@@ -33,7 +33,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
-	{"internal/daemon", "internal/daemon/mark", "its files"},
+	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
 	{"internal/spec", "internal/oci", "a spec is built for a runtime"},
 	{"internal/cni", "internal/cni/...", "the service embeds the plugins and sweeps their tables"},
@@ -127,7 +127,7 @@ var fences = []struct {
 	module string
 	rooms  []string
 }{
-	{"google.golang.org/grpc", []string{"internal/cri", "applets/ocic"}},
+	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic"}},
 	{"go.podman.io/image", []string{"internal/image"}},
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
 	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "applets"}},
