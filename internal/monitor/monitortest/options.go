@@ -67,10 +67,11 @@ func exitCommand(t *testing.T, r *Rig) {
 		t.Skip("older releases lose the status of a short process, and more")
 	}
 	mark := filepath.Join(t.TempDir(), "mark")
-	_, status, stderr := direct(t, r, "exit 5", nil, "--exit-command", "/bin/sh", "--exit-command-arg", "-c",
+	begin := time.Now()
+	_, status, stderr := direct(t, r, "exit 5", nil, "--exit-delay", "1", "--exit-command", "/bin/sh", "--exit-command-arg", "-c",
 		"--exit-command-arg", "ls /proc/self/fd >"+mark+"; exit 3")
-	if status != 3 {
-		t.Errorf("status %d, stderr %q", status, stderr)
+	if took := time.Since(begin); status != 3 || took < time.Second {
+		t.Errorf("status %d after %v, stderr %q", status, took, stderr)
 	}
 	// 0 to 2 and the one of ls itself.
 	if fds := strings.Fields(read(t, mark)); len(fds) != 4 {
