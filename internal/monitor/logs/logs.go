@@ -38,7 +38,7 @@ type Stream struct {
 // nothing.
 type Logs struct {
 	files   []file
-	one     [1]file // room for the usual case
+	one     [1]file          // room for the usual case
 	journal *journal.Journal // nil: none
 	clock   clock
 	noSync  bool
