@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // commandLines looks at what the runtime is called with. The runtime fails, and the
@@ -77,4 +79,43 @@ func recorded(t *testing.T, r *Rig, api bool, args []string) (dir string, told m
 		t.Fatal(err)
 	}
 	return dir, decode(t, string(buf[:n])), err
+}
+
+// execEnds: the container ends under a session; and an engine that hears nothing any
+// more is no reason to forget the end.
+func execEnds(t *testing.T, r *Rig) {
+	b := sleeper(t, r)
+	exits := t.TempDir()
+	args := []string{"--api-version", "-u", "session", "--exit-dir", exits}
+	s := b.exec("echo begun; sleep 1000", args...)
+	s.release()
+	if status := s.wait(); status != 0 {
+		t.Fatalf("status %d: %s", status, s.said())
+	}
+	if line, err := s.sync.ReadString('\n'); err != nil {
+		t.Fatal(line, err)
+	}
+	deaf := b.exec("sleep 1000", append(args[:len(args)-1:len(args)-1], filepath.Join(exits, "deaf"))...)
+	if err := os.Mkdir(filepath.Join(exits, "deaf"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	deaf.release()
+	deaf.wait()
+	if line, err := deaf.sync.ReadString('\n'); err != nil {
+		t.Fatal(line, err)
+	}
+	deaf.syncPipe.Close()
+	if err := unix.Kill(b.Proc.Container, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if told := s.told(); len(told) != 1 || told[0].number != 137 {
+		t.Errorf("messages %+v", told)
+	}
+	for _, dir := range []string{exits, filepath.Join(exits, "deaf")} {
+		b.Eventually("the exit file", func() bool { _, err := os.Stat(filepath.Join(dir, b.Spawn.ID)); return err == nil })
+		if code := read(t, dir, b.Spawn.ID); code != "137" {
+			t.Errorf("exit file %q", code)
+		}
+	}
+	b.WaitExit()
 }

@@ -23,13 +23,14 @@ import (
 
 // session is a monitor in exec mode: one more process in the container of a box.
 type session struct {
-	b      *Box
-	Dir    string
-	cmd    *exec.Cmd
-	sync   *bufio.Reader // what the monitor tells
-	attach *bufio.Reader
-	start  *os.File // what it waits for
-	stderr *os.File
+	b        *Box
+	Dir      string
+	cmd      *exec.Cmd
+	sync     *bufio.Reader // what the monitor tells
+	attach   *bufio.Reader
+	syncPipe *os.File
+	start    *os.File // what it waits for
+	stderr   *os.File
 }
 
 // exec starts one; the script is the process's, args are more of the monitor's.
@@ -64,6 +65,7 @@ func (b *Box) execProcess(process map[string]any, args ...string) *session {
 	attachR, attachW := pipe()
 	stdin, held := pipe() // nobody is to read the monitor's own
 	theirs = append(theirs, syncW, startR, attachW)
+	s.syncPipe = syncR
 	s.sync, s.attach, s.start = bufio.NewReader(syncR), bufio.NewReader(attachR), startW
 	b.t.Cleanup(func() { syncR.Close(); startW.Close(); attachR.Close(); stdin.Close(); held.Close() })
 	if s.stderr, err = os.Create(filepath.Join(s.Dir, "stderr")); err != nil {

@@ -34,7 +34,7 @@ func Suite(t *testing.T, r *Rig) {
 		{"Journald", journald}, {"Passthrough", passthrough}, {"Rotation", rotation}, {"Notifications", notifications},
 		{"CommandLines", commandLines},
 		{"Exec", execModes}, {"ExecFails", execFails}, {"ExecTimeout", execTimeout}, {"ExecBackground", execBackground},
-		{"ExecAttached", execAttached}, {"ExecTerminal", execTerminal}, {"ExecLimit", execLimit},
+		{"ExecAttached", execAttached}, {"ExecTerminal", execTerminal}, {"ExecLimit", execLimit}, {"ExecEnds", execEnds},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, r) })
 	}
