@@ -66,6 +66,7 @@ func defaultRuntime() Runtime {
 		AppArmorProfile:     "crio-default",
 		IRQBalanceConfig:    "/etc/sysconfig/irqbalance",
 		IRQBalanceRestore:   "/etc/sysconfig/orig_irq_banned_cpus",
+		NamespacesDir:       "/var/run",
 		MinimumUID:          -1,
 		MinimumGID:          -1,
 		PidsLimit:           -1,

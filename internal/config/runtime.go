@@ -43,7 +43,7 @@ type Runtime struct {
 	MinimumGID          int64    `toml:"minimum_mappable_gid" flag:"minimum-mappable-gid" old:"user namespaces of pods" doc:"least host group ID that an annotation may map; -1: any"`
 	LogLevel            string   `toml:"log_level" flag:"log-level,l" live:"yes" is:"trace debug info warn warning error fatal panic" doc:"least level that the daemon logs"`
 	LogFilter           string   `toml:"log_filter" flag:"log-filter" live:"yes" is:"regexp" doc:"regular expression; the daemon logs only messages that match it"`
-	NamespacesDir       string   `toml:"namespaces_dir" flag:"namespaces-dir" is:"path?" doc:"where namespaces of pods are pinned, as netns/ID, ipcns/ID, ...; empty: pods/ID in run_dir" inert:"not built in yet"`
+	NamespacesDir       string   `toml:"namespaces_dir" flag:"namespaces-dir" is:"path" doc:"where others find the namespaces of pods: netns/ID, ipcns/ID, utsns/ID, userns/ID"`
 	PinnsPath           string   `toml:"pinns_path" flag:"pinns-path" is:"path?" inert:"the daemon pins namespaces itself" doc:"the pinns executable"`
 	EnableCRIU          bool     `toml:"enable_criu_support" flag:"enable-criu-support" old:"container_level_enabled" doc:"true is checkpoint_restore there"`
 	PidsLimit           int64    `toml:"pids_limit" flag:"pids-limit" live:"yes" is:"1.. or -1" old:"the kubelet's podPidsLimit" doc:"most processes of one container; -1: no limit"`

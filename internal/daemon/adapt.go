@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
@@ -29,11 +30,20 @@ import (
 
 // The engines know no pod; these few lines let them stand where pod's seams are.
 
-// pins implements pod.Namespaces.
-type pins struct{}
+// pins implements pod.Namespaces. Others find the namespaces below dir, under the
+// pods' ids, which are the last part of the folders in which they are pinned.
+type pins struct{ dir string }
 
-func (pins) Pin(ctx context.Context, r namespace.PinRequest) error { return namespace.Pin(ctx, r) }
-func (pins) Unpin(dir string) error                                { return namespace.Unpin(dir) }
+func (p pins) Pin(ctx context.Context, r namespace.PinRequest) error {
+	if err := namespace.Pin(ctx, r); err != nil {
+		return err
+	}
+	return mount.ExposeNamespaces(r.Dir, p.dir, filepath.Base(r.Dir))
+}
+
+func (p pins) Unpin(dir string) error {
+	return errors.Join(mount.HideNamespaces(p.dir, filepath.Base(dir)), namespace.Unpin(dir))
+}
 
 // cgroups implements pod.Cgroups.
 type cgroups struct{ driver cgroup.Driver }

@@ -150,7 +150,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
-		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
+		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -90,6 +91,37 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("there is no %s", pattern)
 		}
 	}
+}
+
+// Others find the namespaces of pods where they look for them, as files.
+//
+// Options: crio.runtime.namespaces_dir
+func TestNamespacesDir(t *testing.T) {
+	w := world.New(t, world.Options{Late: true})
+	ns := filepath.Join(w.Dir, "others")
+	w.Start("CONTAINER_NAMESPACES_DIR=" + ns)
+	w.Pull()
+	pod := w.Pod("exposed", nil)
+	ctr := w.Ctr(pod, "main", "exec sleep 1000", nil)
+	for _, kind := range []string{"net", "ipc", "uts"} {
+		path := filepath.Join(ns, kind+"ns", pod)
+		var there, inside unix.Stat_t
+		if err := unix.Stat(path, &there); err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/%s", factsOf(w, ctr).Pid, kind), &inside); err != nil || there.Ino != inside.Ino {
+			t.Errorf("%s is not the container's: %d, %d, %v", path, there.Ino, inside.Ino, err)
+		}
+	}
+	if _, err := w.RemovePodSandbox(w.Ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(ns, "*", "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.Stop()
+	w.Start("CONTAINER_NAMESPACES_DIR=" + ns)
 }
 
 // An image store of its own takes what is pulled; the driver vfs needs no overlay.

@@ -186,7 +186,7 @@ func (w *World) Start(env ...string) {
 // TryStart is Start for a daemon that may fail.
 func (w *World) TryStart(env ...string) error {
 	cmd := exec.Command(w.bin, append([]string{"crio", "-c", w.Conf}, w.Args...)...)
-	cmd.Env = append(append(os.Environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
+	cmd.Env = append(append(w.environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
 	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -218,6 +218,12 @@ func (w *World) TryStart(env ...string) error {
 		}
 		w.conn.ResetConnectBackoff()
 	}
+}
+
+// environ is what the daemon and its commands get: an option of a table that many tests
+// write themselves.
+func (w *World) environ() []string {
+	return append(os.Environ(), "CONTAINER_NAMESPACES_DIR="+filepath.Join(w.Dir, "ns"))
 }
 
 // Bin is the executable.
@@ -285,7 +291,7 @@ func (w *World) Run(args ...string) (stdout, stderr string, code int) {
 		cmd = exec.Command("timeout", append([]string{args[1], w.bin}, args[2:]...)...)
 	}
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = w.environ(), &out, &errs
 	cmd.Run()
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
