@@ -29,7 +29,7 @@ type Network struct {
 	NetworkDir     string   `toml:"network_dir" flag:"cni-config-dir" is:"path" doc:"folder of the CNI configuration files"`
 	PluginDirs     []string `toml:"plugin_dirs" flag:"cni-plugin-dir" is:"paths" doc:"folders of CNI plugins; what is in none of them is embedded"`
 	PluginDir      string   `toml:"plugin_dir" is:"path?" old:"plugin_dirs" doc:"one more such folder"`
-	StatusGrace    Duration `toml:"cni_status_grace_period" flag:"cni-status-grace-period" env:"CNI_STATUS_GRACE_PERIOD" doc:"how long the plugins' STATUS may fail before the network counts as not ready; 0s: not at all" inert:"not built in yet"`
+	StatusGrace    Duration `toml:"cni_status_grace_period" flag:"cni-status-grace-period" env:"CNI_STATUS_GRACE_PERIOD" doc:"how long the plugins' STATUS may fail before a network that was ready counts as not ready; 0s: not at all"`
 	Template       string   `toml:"cni_conf_template" flag:"cni-conf-template" is:"path?" doc:"a CNI configuration with {{PodCIDR}}, {{PodCIDRRanges}} or {{Routes}} in it, filled into network_dir when the kubelet tells the node's pod CIDR; empty: the pod CIDR is ignored"`
 	CacheDir       string   `toml:"cni_cache_dir" flag:"cni-cache-dir" is:"path" doc:"results of CNI plugins and address leases"`
 }

@@ -118,7 +118,7 @@ func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
 
 func networkOptions(c *config.Config, log *slog.Logger) cni.Options {
 	return cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork, PluginDirs: c.Network.PluginDirs,
-		CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}
+		CacheDir: c.Network.CacheDir, Template: c.Network.Template, StatusGrace: time.Duration(c.Network.StatusGrace), Plugins: cni.Embedded(), Log: log}
 }
 
 // cgroupDriver is what the configuration says, else systemd where it runs.

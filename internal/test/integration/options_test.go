@@ -309,6 +309,56 @@ func TestMonitorChoice(t *testing.T) {
 	}
 }
 
+// Who makes cgroups, and what the kubelet is told of it.
+//
+// Options: crio.runtime.cgroup_manager
+func TestCgroupManager(t *testing.T) {
+	drivers := map[string]cri.CgroupDriver{"cgroupfs": cri.CgroupDriver_CGROUPFS}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		drivers["systemd"] = cri.CgroupDriver_SYSTEMD
+	}
+	for name, want := range drivers {
+		w := configured(t, "crio.runtime", fmt.Sprintf("cgroup_manager = %q", name))
+		r, err := w.RuntimeConfig(w.Ctx(), &cri.RuntimeConfigRequest{})
+		if err != nil || r.GetLinux().GetCgroupDriver() != want {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+		w.Pull()
+		pod := w.Pod("driver", nil)
+		ctr := w.Ctr(pod, "main", "exec sleep 1000", nil)
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", factsOf(w, ctr).Pid))
+		if err != nil || strings.Contains(string(text), ".scope") != (name == "systemd") {
+			t.Errorf("%s: the container is in %s, %v", name, text, err)
+		}
+	}
+}
+
+// What takes longer than the node allows is undone.
+//
+// Options: crio.runtime.container_create_timeout
+func TestCreateTimeout(t *testing.T) {
+	w := world.New(t, world.Options{Late: true, Net: `{"cniVersion":"1.0.0","name":"slow","plugins":[{"type":"slow"}]}`})
+	inTable(w, "crio.runtime", "container_create_timeout = \"1s\"")
+	if err := os.MkdirAll(filepath.Join(w.Dir, "plugins"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\ncase $CNI_COMMAND in ADD) sleep 1000 & echo $! >" + w.Dir + "/pid; wait;; esac\n"
+	if err := os.WriteFile(filepath.Join(w.Dir, "plugins/slow"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	_, err := w.RunPodSandbox(w.Ctx(), &cri.RunPodSandboxRequest{Config: w.PodConfig("slow")})
+	refused(t, "a pod whose network takes longer", err, codes.DeadlineExceeded, "cannot make pod")
+	text, err := os.ReadFile(filepath.Join(w.Dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually("what the plugin has started is gone", func() bool {
+		_, err := os.Stat("/proc/" + strings.TrimSpace(string(text)))
+		return err != nil
+	})
+}
+
 // Without no_sync_log a monitor forces the log to the disk; both ways no line is lost.
 // The old node-wide option is the handlers' default.
 //
