@@ -111,6 +111,34 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	return p, nil
 }
 
+// FromSystem fills in what this machine's storage.conf says of the store and nothing
+// else does, so that other programs see the same images.
+func FromSystem(c *config.Config) error {
+	sys, err := storage.System()
+	if err != nil {
+		return errs.Precondition("%w; correct it, or name another by CONTAINERS_STORAGE_CONF", err)
+	}
+	for _, o := range c.Options() {
+		var text string
+		switch o.Name() {
+		case "crio.root":
+			text = sys.Root
+		case "crio.runroot":
+			text = sys.RunRoot
+		case "crio.imagestore":
+			text = sys.ImageStore
+		case "crio.storage_driver":
+			text = sys.Driver
+		case "crio.storage_option":
+			text = strings.Join(sys.DriverOptions, ",")
+		}
+		if text != "" && c.Origin(o.Name()) == "" {
+			c.SetFrom(&o, text, "storage.conf")
+		}
+	}
+	return nil
+}
+
 func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
 	return storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
 		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}

@@ -221,9 +221,9 @@ func (w *World) TryStart(env ...string) error {
 }
 
 // environ is what the daemon and its commands get: an option of a table that many tests
-// write themselves.
+// write themselves, and nothing of this machine's own store.
 func (w *World) environ() []string {
-	return append(os.Environ(), "CONTAINER_NAMESPACES_DIR="+filepath.Join(w.Dir, "ns"))
+	return append(os.Environ(), "CONTAINER_NAMESPACES_DIR="+filepath.Join(w.Dir, "ns"), "CONTAINERS_STORAGE_CONF=/dev/null")
 }
 
 // Bin is the executable.
