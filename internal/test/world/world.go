@@ -286,12 +286,17 @@ func (w *World) Ctx() context.Context {
 
 // Run runs an applet of the executable and returns what it prints.
 func (w *World) Run(args ...string) (stdout, stderr string, code int) {
+	return w.RunEnv(nil, args...)
+}
+
+// RunEnv is Run with more in the environment.
+func (w *World) RunEnv(env []string, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.Command(w.bin, args...)
 	if args[0] == "timeout" { // for what must end and might not
 		cmd = exec.Command("timeout", append([]string{args[1], w.bin}, args[2:]...)...)
 	}
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Stdout, cmd.Stderr = w.environ(), &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(w.environ(), env...), &out, &errs
 	cmd.Run()
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
