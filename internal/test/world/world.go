@@ -183,6 +183,15 @@ func (w *World) Start(env ...string) {
 	}
 }
 
+// StartAs is Start with another executable.
+func (w *World) StartAs(bin string) {
+	w.T.Helper()
+	own := w.bin
+	w.bin = bin
+	defer func() { w.bin = own }()
+	w.Start()
+}
+
 // TryStart is Start for a daemon that may fail.
 func (w *World) TryStart(env ...string) error {
 	cmd := exec.Command(w.bin, append([]string{"crio", "-c", w.Conf}, w.Args...)...)
