@@ -16,7 +16,8 @@ import (
 func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.PullImageResponse, error) {
 	a := r.GetAuth()
 	id, err := s.d.Images.PullFor(ctx, r.GetImage().GetImage(), image.Auth{Username: a.GetUsername(), Password: a.GetPassword(),
-		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}, r.GetSandboxConfig().GetLinux().GetCgroupParent())
+		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()},
+		image.Pod{Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace(), Cgroup: r.GetSandboxConfig().GetLinux().GetCgroupParent()})
 	if err != nil {
 		return nil, err
 	}

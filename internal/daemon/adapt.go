@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -135,9 +136,13 @@ func (s images) Look(ctx context.Context, id string, f func(dir string) error) (
 	return f(dir)
 }
 
-func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
+func (s images) Resolve(ctx context.Context, spec *api.ImageSpec, namespace string) (state.Image, error) {
+	ref := spec.GetImage()
 	i, err := s.Find(ctx, ref)
 	if err != nil {
+		return state.Image{}, err
+	}
+	if err := s.Allow(ctx, i.ID, cmp.Or(spec.GetUserSpecifiedImage(), ref), namespace); err != nil {
 		return state.Image{}, err
 	}
 	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config}

@@ -54,7 +54,7 @@ type Service struct {
 	durable storage.Store // the same, for what must be on the disk: pulls
 
 	temp   string       // folder of temporary files
-	stale  []string     // what an earlier daemon left there
+	stale  []string     // what an earlier daemon left
 	active sync.RWMutex // held for reading by pulls, for writing to collect layers
 	full   atomic.Bool  // a pull met a full disk
 
@@ -97,6 +97,7 @@ func New(o Options) *Service {
 	for _, e := range entries {
 		s.stale = append(s.stale, filepath.Join(s.temp, e.Name()))
 	}
+	s.stale = append(s.stale, o.Rules.staleLogins()...)
 	return s
 }
 

@@ -26,6 +26,8 @@ type Outside interface {
 type Job struct {
 	Ref         string
 	Auth        Auth
+	Namespace   string
+	Logins      map[string]string // files with credentials, by the image's name
 	Rules       Rules
 	BigFilesDir string
 }
@@ -41,10 +43,10 @@ type report struct {
 }
 
 // outside lets another process pull.
-func (s *Service) outside(p *Pull, place string, auth Auth) (id string, err error) {
+func (s *Service) outside(p *Pull, place string, j Job) (id string, err error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	out, err := s.opts.Outside.Start(ctx, place, Job{Ref: p.Ref, Auth: auth, Rules: *s.rules.Load(), BigFilesDir: s.opts.BigFilesDir})
+	out, err := s.opts.Outside.Start(ctx, place, j)
 	if err != nil {
 		return "", fmt.Errorf("cannot pull %s in cgroup %s: %w", p.Ref, place, err)
 	}
@@ -112,13 +114,9 @@ func (s *Service) Work(j Job, w io.Writer) error {
 }
 
 func (s *Service) work(p *Pull, j Job) (string, error) {
-	names, err := s.parse(j.Ref)
+	names, err := s.toPull(j.Ref)
 	if err != nil {
 		return "", err
 	}
-	creds, err := credentials(j.Auth)
-	if err != nil {
-		return "", err
-	}
-	return s.run(p, names, creds, j.Auth.RegistryToken)
+	return s.run(p, names, &j)
 }

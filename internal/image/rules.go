@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
@@ -17,8 +18,12 @@ import (
 // may change while the daemon runs.
 type Rules struct {
 	AuthFile                          string
+	AuthDir                           string // credentials for one pull each, by namespace
 	Policy                            string
+	PolicyDir                         string // policies of namespaces
+	SignaturesDir                     string // registries.d: where signatures are
 	RegistriesConf, RegistriesConfDir string
+	ShortNames                        string // "enforcing": none that several registries may mean
 	CertsDir                          string
 	ProgressTimeout                   time.Duration // without a byte; 0: none
 	Pinned                            []string
@@ -30,7 +35,16 @@ func (s *Service) Prepare(r Rules) (commit func(), err error) {
 	if _, err := policy(r.sys(nil)); err != nil {
 		return nil, err
 	}
-	if err := checkAuthFile(r.AuthFile); err != nil {
+	own, err := r.policies()
+	if err != nil {
+		return nil, err
+	}
+	for _, namespace := range own {
+		if _, err := r.policyOf(namespace); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkAuthFile(r.AuthFile, "global_auth_file"); err != nil {
 		return nil, err
 	}
 	// The library keeps what it has read by the names of the files; if they are broken
@@ -60,6 +74,7 @@ func (r *Rules) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 		SystemRegistriesConfPath:    r.RegistriesConf,
 		SystemRegistriesConfDirPath: r.RegistriesConfDir,
 		DockerPerHostCertDirPath:    r.CertsDir,
+		RegistriesDirPath:           r.SignaturesDir,
 		// No file: the store itself knows the digests of its layers, and the library
 		// falls back to memory. Its database would cost several fsyncs per layer.
 		BlobInfoCacheDir:        os.DevNull,
@@ -73,6 +88,17 @@ func (r *Rules) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 	c := s.rules.Load().sys(auth)
 	c.BigFilesTemporaryDir = s.temp
+	return c
+}
+
+// sysOf makes the context of one pull, from one of its names.
+func (s *Service) sysOf(j *Job, auth *types.DockerAuthConfig, n reference.Named) *types.SystemContext {
+	c := j.Rules.sys(auth)
+	c.BigFilesTemporaryDir = s.temp
+	c.DockerBearerRegistryToken = j.Auth.RegistryToken
+	if own := j.Logins[n.Name()]; own != "" {
+		c.AuthFilePath = own
+	}
 	return c
 }
 
