@@ -54,6 +54,7 @@ type Pull struct {
 	samples []sample // of moved, oldest first
 	hosts   []string
 	layers  []LayerProgress
+	told    *Progress // by the process that does it, if another one does
 }
 
 // Moved tells how many bytes have come so far and when the last one did.
