@@ -19,7 +19,7 @@ type Image struct {
 	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" doc:"where pulls put large temporary files; empty: beside the storage"`
 	AutoReloadRegistries bool     `toml:"auto_reload_registries" flag:"auto-reload-registries" env:"AUTO_RELOAD_REGISTRIES" inert:"changed files are always seen: registries.conf and its drop-ins are watched like crio.conf" doc:"watch registries.conf and its drop-ins"`
 	PullProgressTimeout  Duration `toml:"pull_progress_timeout" flag:"pull-progress-timeout" live:"yes" doc:"a pull that moves no byte for so long is given up; 0s: never"`
-	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" doc:"image volumes may be OCI artifacts" inert:"not built in yet"`
+	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" live:"yes" doc:"pull OCI artifacts, and mount their files where image volumes name them"`
 	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" live:"yes" doc:"a name without registry that is no alias, when registries.conf searches several registries: enforcing does not pull it, disabled tries each"`
 }
 

@@ -77,7 +77,7 @@ func (s *Server) RemoveImage(ctx context.Context, r *cri.RemoveImageRequest) (*c
 
 // ImageFsInfo tells what images and containers take on the disk.
 func (s *Server) ImageFsInfo(context.Context, *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
-	images, containers, err := s.d.Store.Usage()
+	images, containers, err := s.d.Images.Usage()
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/image/trust"
 	"go.podman.io/image/v5/docker/reference"
 )
 
@@ -29,7 +30,7 @@ func (r *Rules) takeLogins(namespace string, names []reference.Named) (taken log
 	if r.AuthDir == "" || namespace == "" {
 		return nil, nil
 	}
-	if err := checkNamespace(namespace); err != nil {
+	if err := trust.CheckNamespace(namespace); err != nil {
 		return nil, err
 	}
 	taken = logins{}

@@ -28,6 +28,7 @@ type Job struct {
 	Ref         string
 	Auth        Auth
 	Namespace   string
+	Artifact    bool              // what is wanted is an artifact
 	Logins      map[string]string // files with credentials, by the image's name
 	Rules       Rules
 	BigFilesDir string

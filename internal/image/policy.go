@@ -3,84 +3,45 @@ package image
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/monocrio/monocrio/internal/errs"
-	"go.podman.io/image/v5/docker"
+	"github.com/monocrio/monocrio/internal/image/trust"
+	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/docker/reference"
-	"go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/signature"
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/storage"
 )
-
-// policyOf is the signature policy for the pods of a namespace: its own if it has one
-// in the folder of policies, else the one for all.
-func (r *Rules) policyOf(namespace string) (*signature.Policy, error) {
-	if r.PolicyDir == "" || namespace == "" {
-		return policy(r.sys(nil))
-	}
-	if err := checkNamespace(namespace); err != nil {
-		return nil, err
-	}
-	p, err := signature.NewPolicyFromFile(filepath.Join(r.PolicyDir, namespace+".json"))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return policy(r.sys(nil))
-	case err != nil:
-		return nil, errs.Precondition("cannot read the signature policy of namespace %s (signature_policy_dir): %w", namespace, err)
-	}
-	return p, nil
-}
-
-// checkNamespace keeps a name from leading to another folder.
-func checkNamespace(namespace string) error {
-	if strings.ContainsAny(namespace, "/\x00") || !filepath.IsLocal(namespace) {
-		return errs.Invalid("the namespace %q cannot be meant: it is no file name", namespace)
-	}
-	return nil
-}
-
-// policies lists the namespaces that have a policy of their own.
-func (r *Rules) policies() (list []string, err error) {
-	if r.PolicyDir == "" {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(r.PolicyDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errs.Precondition("cannot read the folder of signature policies (signature_policy_dir): %w", err)
-	}
-	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok && name != "" && !e.IsDir() {
-			list = append(list, name)
-		}
-	}
-	return list, nil
-}
 
 // Allow checks that the policy for a namespace accepts an image of the store, which may
 // have been pulled under another one's. wanted is what the user called it; empty if
 // that is not known. Where no namespace has a policy of its own, what was pulled runs.
 func (s *Service) Allow(ctx context.Context, id, wanted, namespace string) error {
 	r := s.rules.Load()
-	if own, err := r.policies(); err != nil || len(own) == 0 {
+	if own, err := r.policies().Namespaces(); err != nil || len(own) == 0 {
 		return err
 	}
-	p, err := r.policyOf(namespace)
+	p, err := r.policies().Of(namespace)
 	if err != nil {
 		return err
 	}
-	img, err := s.store.Image(id)
-	if err != nil {
+	var (
+		names   []string
+		digests []digest.Digest
+		judge   func(n reference.Named) error
+	)
+	if img, err := s.store.Image(id); err == nil {
+		names, digests = img.Names, img.Digests
+		judge = func(n reference.Named) error { return s.judge(ctx, p, img, n) }
+	} else if a, err := s.findArtifact(id); err == nil {
+		names, digests = a.Names, []digest.Digest{digest.NewDigestFromEncoded(digest.SHA256, id)}
+		judge = func(n reference.Named) error { return s.judgeArtifact(ctx, p, a, n) }
+	} else {
 		return errs.NotFound("image", id)
 	}
-	for _, n := range s.names(img, wanted) {
-		e := s.judge(ctx, p, img, n)
+	for _, n := range s.names(names, digests, wanted) {
+		e := judge(n)
 		if e == nil {
 			return nil
 		}
@@ -94,8 +55,8 @@ func (s *Service) Allow(ctx context.Context, id, wanted, namespace string) error
 
 // names are the names under which an image is to be judged: the one that the user
 // wants, if the image bears it, else all of them; a nil one if it has none.
-func (s *Service) names(img *storage.Image, wanted string) (list []reference.Named) {
-	for _, name := range img.Names {
+func (s *Service) names(all []string, digests []digest.Digest, wanted string) (list []reference.Named) {
+	for _, name := range all {
 		if n, err := reference.ParseNormalizedNamed(name); err == nil {
 			list = append(list, n)
 		}
@@ -105,7 +66,7 @@ func (s *Service) names(img *storage.Image, wanted string) (list []reference.Nam
 		for _, m := range meant {
 			d, digested := m.(reference.Digested)
 			if slices.ContainsFunc(list, func(n reference.Named) bool {
-				return n.String() == m.String() || digested && n.Name() == m.Name() && slices.Contains(img.Digests, d.Digest())
+				return n.String() == m.String() || digested && n.Name() == m.Name() && slices.Contains(digests, d.Digest())
 			}) {
 				own = append(own, m)
 			}
@@ -123,7 +84,7 @@ func (s *Service) names(img *storage.Image, wanted string) (list []reference.Nam
 // judge holds an image of the store against a policy as if it came from the registry
 // of a name.
 func (s *Service) judge(ctx context.Context, p *signature.Policy, img *storage.Image, n reference.Named) error {
-	needs, err := requirements(p, n)
+	needs, err := trust.Requirements(p, n)
 	if err != nil {
 		return err
 	}
@@ -137,36 +98,5 @@ func (s *Service) judge(ctx context.Context, p *signature.Policy, img *storage.I
 	if err != nil {
 		return err
 	}
-	src, err := ref.NewImageSource(ctx, s.sys(nil))
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	// The store's transport has no scopes in the policy: what is needed applies to all.
-	c, err := signature.NewPolicyContext(&signature.Policy{Default: needs})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Destroy() }()
-	_, err = c.IsRunningImageAllowed(ctx, image.UnparsedInstance(src, nil))
-	return err
-}
-
-// requirements are what a policy demands of the images of a name, as
-// containers-policy.json(5) chooses it.
-func requirements(p *signature.Policy, n reference.Named) (signature.PolicyRequirements, error) {
-	scopes := p.Transports[docker.Transport.Name()]
-	if n == nil || scopes == nil {
-		return p.Default, nil
-	}
-	ref, err := docker.NewReference(n)
-	if err != nil {
-		return nil, fmt.Errorf("cannot look up %s in the signature policy: %w", n, err)
-	}
-	for _, scope := range slices.Concat([]string{ref.PolicyConfigurationIdentity()}, ref.PolicyConfigurationNamespaces(), []string{""}) {
-		if needs, ok := scopes[scope]; ok {
-			return needs, nil
-		}
-	}
-	return p.Default, nil
+	return trust.Allowed(ctx, needs, ref, s.sys(nil))
 }

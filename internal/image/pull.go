@@ -89,6 +89,7 @@ func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, erro
 type Pod struct {
 	Namespace string // whose rules count; "": not known
 	Cgroup    string // its cgroup parent, which may have to bear the cost
+	Artifact  bool   // it needs an artifact and no image
 }
 
 // PullFor is Pull for a pod.
@@ -118,8 +119,8 @@ func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, pod Pod) (
 	if err != nil {
 		return "", fmt.Errorf("cannot pull %s: %w", ref, err)
 	}
-	j := Job{Ref: ref, Auth: auth, Namespace: pod.Namespace, Logins: taken, Rules: *rules, BigFilesDir: s.opts.BigFilesDir}
-	p, begun := s.join(ref, fmt.Sprintf("%q %q %q %q", names, place, shared, auth), func(p *Pull) (id string, err error) {
+	j := Job{Ref: ref, Auth: auth, Namespace: pod.Namespace, Artifact: pod.Artifact, Logins: taken, Rules: *rules, BigFilesDir: s.opts.BigFilesDir}
+	p, begun := s.join(ref, fmt.Sprintf("%q %q %q %q %v", names, place, shared, auth, pod.Artifact), func(p *Pull) (id string, err error) {
 		defer s.dropLogins(taken)
 		if place != "" {
 			return s.outside(p, place, j)
@@ -208,7 +209,7 @@ func (s *Service) run(p *Pull, names []reference.Named, j *Job) (id string, err 
 		p.mu.Unlock()
 		var e error
 		for try := 0; try < 2; try++ {
-			id, e = s.fetch(p, policy, n, sys)
+			id, e = s.fetch(p, policy, n, sys, j)
 			if e == nil {
 				s.opts.Log.Info("pulled", "image", n.String(), "id", id, "dur", time.Since(p.Started))
 				return id, nil
@@ -227,12 +228,8 @@ func (s *Service) run(p *Pull, names []reference.Named, j *Job) (id string, err 
 	return "", err
 }
 
-func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext) (string, error) {
+func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext, j *Job) (id string, err error) {
 	ref, err := docker.NewReference(n)
-	if err != nil {
-		return "", err
-	}
-	dst, err := istorage.Transport.NewStoreReference(s.durable, n, "")
 	if err != nil {
 		return "", err
 	}
@@ -244,36 +241,58 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 		defer close(watched)
 		p.watch(p.events, s.rules.Load().ProgressTimeout, cancel)
 	}()
-	err = s.copyImage(ctx, p, ref, dst, policy, sys)
+	id, err = s.copyFrom(ctx, p, source{opened: opened{ImageReference: ref}, name: n, job: j}, policy, sys)
 	close(p.events)
 	<-watched
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return "", cause
 	}
+	return id, err
+}
+
+// copyFrom fetches what a registry has under a name, whatever it is.
+func (s *Service) copyFrom(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) (id string, err error) {
+	if from.src, err = from.ImageReference.NewImageSource(ctx, sys); err != nil {
+		return "", err
+	}
+	defer from.src.Close()
+	if u, err := unparsed(ctx, from.src, sys); err == nil {
+		from.image = u
+		data, mediaType, err := u.Manifest(ctx) // it keeps it
+		if from.manifest = data; err == nil && isArtifact(data, mediaType) {
+			return s.copyArtifact(ctx, p, from, policy, sys)
+		}
+	}
+	if from.job.Artifact {
+		return "", errs.Invalid("it is an image, and no artifact")
+	}
+	return s.copyImage(ctx, p, from, policy, sys)
+}
+
+func (s *Service) copyImage(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) (string, error) {
+	dst, err := istorage.Transport.NewStoreReference(s.durable, from.name, "")
 	if err != nil {
 		return "", err
+	}
+	if err := s.fetchLayers(ctx, p, from, policy, sys); err != nil {
+		return "", err
+	}
+	if _, err := copy.Image(ctx, policy, dst, from.opened, &copy.Options{
+		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
+		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
+	}); err != nil {
+		return "", err
+	}
+	if s.opts.Artifacts != nil {
+		if err := s.opts.Artifacts.Untag(from.name.String()); err != nil {
+			return "", err
+		}
 	}
 	_, img, err := istorage.ResolveReference(dst)
 	if err != nil {
 		return "", err
 	}
 	return img.ID, nil
-}
-
-func (s *Service) copyImage(ctx context.Context, p *Pull, ref, dst types.ImageReference, policy *signature.PolicyContext, sys *types.SystemContext) error {
-	src, err := ref.NewImageSource(ctx, sys)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	if err := s.fetchLayers(ctx, p, src, policy, sys); err != nil {
-		return err
-	}
-	_, err = copy.Image(ctx, policy, dst, opened{ref, src}, &copy.Options{
-		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
-	})
-	return err
 }
 
 // opened is a reference whose source is open: no second login, no second manifest.
@@ -324,7 +343,7 @@ func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Durati
 
 // policyContext makes the signature policy ready for one pull.
 func (j *Job) policyContext() (*signature.PolicyContext, error) {
-	p, err := j.Rules.policyOf(j.Namespace)
+	p, err := j.Rules.policies().Of(j.Namespace)
 	if err != nil {
 		return nil, err
 	}

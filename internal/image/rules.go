@@ -1,17 +1,15 @@
 package image
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image/trust"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
-	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
-	"go.podman.io/storage/pkg/configfile"
 )
 
 // Rules are the files that say which images may be had from where, and by whom. They
@@ -27,20 +25,18 @@ type Rules struct {
 	CertsDir                          string
 	ProgressTimeout                   time.Duration // without a byte; 0: none
 	Pinned                            []string
+	Artifacts                         bool // may be pulled and mounted
 }
 
 // Prepare checks what the rules name, and reads registries.conf again. commit puts
 // them in force and cannot fail. Pulls in flight keep the rules that they began with.
 func (s *Service) Prepare(r Rules) (commit func(), err error) {
-	if _, err := policy(r.sys(nil)); err != nil {
-		return nil, err
-	}
-	own, err := r.policies()
+	own, err := r.policies().Namespaces()
 	if err != nil {
 		return nil, err
 	}
-	for _, namespace := range own {
-		if _, err := r.policyOf(namespace); err != nil {
+	for _, namespace := range append(own, "") {
+		if _, err := r.policies().Of(namespace); err != nil {
 			return nil, err
 		}
 	}
@@ -53,6 +49,10 @@ func (s *Service) Prepare(r Rules) (commit func(), err error) {
 		return nil, errs.Precondition("cannot read registries.conf: %w", err)
 	}
 	return func() { s.rules.Store(&r) }, nil
+}
+
+func (r *Rules) policies() *trust.Policies {
+	return &trust.Policies{File: r.Policy, Dir: r.PolicyDir}
 }
 
 // Files lists the files and folders that say which registries there are.
@@ -100,16 +100,4 @@ func (s *Service) sysOf(j *Job, auth *types.DockerAuthConfig, n reference.Named)
 		c.AuthFilePath = own
 	}
 	return c
-}
-
-// policy is policy.json, or "accept everything" where there is none.
-func policy(sys *types.SystemContext) (*signature.Policy, error) {
-	p, err := signature.DefaultPolicy(sys)
-	if errors.Is(err, configfile.ErrConfigFileNotFound) && sys.SignaturePolicyPath == "" {
-		p, err = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}, nil
-	}
-	if err != nil {
-		return nil, errs.Precondition("cannot read the signature policy: %w", err)
-	}
-	return p, nil
 }

@@ -96,6 +96,9 @@ func (m *Manager) complete(ctx context.Context, p *Pod, id string, req *state.Co
 	step.Waits(here, "the image store")
 	namespace := p.req.Config.GetMetadata().GetNamespace()
 	req.Image, err = m.Images.Resolve(here, req.Config.GetImage(), namespace)
+	if err == nil && req.Image.Artifact {
+		err = errs.Invalid("%s is an artifact and no image: mount it into a container instead", req.Image.Name)
+	}
 	if err == nil && req.From != nil && req.From.Image != "" {
 		_, err = m.Images.Resolve(here, &cri.ImageSpec{Image: req.From.Image}, namespace)
 	}
