@@ -26,6 +26,8 @@ func Default() *Config {
 		Runtime: defaultRuntime(),
 		Image: Image{
 			DefaultTransport:    "docker://",
+			NamespacedAuthDir:   "/etc/crio/auth",
+			SignaturePolicyDir:  "/etc/crio/policies",
 			PauseCommand:        "/pause",
 			ImageVolumes:        "mkdir",
 			PullProgressTimeout: Duration(10 * time.Minute),

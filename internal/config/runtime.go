@@ -23,7 +23,7 @@ type Runtime struct {
 	CDISpecDirs         []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" live:"yes" is:"paths" doc:"folders with the specifications of CDI devices; later ones win"`
 	DeviceOwnership     bool     `toml:"device_ownership_from_security_context" flag:"device-ownership-from-security-context" live:"yes" env:"-" doc:"device nodes belong to the container's user and group"`
 	DecryptionKeysPath  string   `toml:"decryption_keys_path" flag:"decryption-keys-path" env:"-" is:"path?" doc:"folder with the private keys of encrypted images" inert:"not built in yet"`
-	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"read-only stores of OCI artifacts" inert:"not built in yet"`
+	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"folders with more OCI artifacts, which are only read: artifacts below each is an OCI image layout"`
 	SeccompProfile      string   `toml:"seccomp_profile" flag:"seccomp-profile" live:"yes" is:"path?" doc:"file with the default seccomp profile; empty or absent: the built-in one"`
 	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" live:"yes" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none"`
 	AppArmorProfile     string   `toml:"apparmor_profile" flag:"apparmor-profile" live:"yes" doc:"name of the default AppArmor profile; crio-default is loaded by the daemon"`

@@ -4,13 +4,13 @@ package config
 type Image struct {
 	DefaultTransport     string   `toml:"default_transport" flag:"default-transport" is:"docker://" doc:"prefix of references that name no transport; only docker:// pulls"`
 	GlobalAuthFile       string   `toml:"global_auth_file" flag:"global-auth-file" is:"path?" live:"yes" doc:"credentials for registries, in the format of docker's config.json"`
-	NamespacedAuthDir    string   `toml:"namespaced_auth_dir" is:"path?" doc:"credentials for one pull each: NAMESPACE-SHA256(image).json" inert:"not built in yet"`
+	NamespacedAuthDir    string   `toml:"namespaced_auth_dir" is:"path?" live:"yes" doc:"folder with credentials for one pull each, from the kubelet's credential provider: NAMESPACE-SHA256.json, the sum being that of the image's name without tag; a pull for a pod of that namespace takes the file and deletes it"`
 	PauseImage           string   `toml:"pause_image" flag:"pause-image" inert:"the pause process is this executable; no image is needed" doc:"image of the pause process"`
 	PauseImageAuthFile   string   `toml:"pause_image_auth_file" flag:"pause-image-auth-file" inert:"the pause process is this executable; no image is needed" doc:"credentials for it"`
 	PauseCommand         string   `toml:"pause_command" flag:"pause-command" inert:"the pause process is this executable; no image is needed" doc:"its command"`
 	PinnedImages         []string `toml:"pinned_images" flag:"pinned-images" live:"yes" doc:"images that the kubelet must not collect: exact names, name*, or *word*"`
 	SignaturePolicy      string   `toml:"signature_policy" flag:"signature-policy" is:"path?" live:"yes" doc:"policy.json; empty: /etc/containers/policy.json, or a built-in one that accepts everything"`
-	SignaturePolicyDir   string   `toml:"signature_policy_dir" flag:"signature-policy-dir" is:"path?" doc:"folder with a policy per namespace, NAMESPACE.json" inert:"not built in yet"`
+	SignaturePolicyDir   string   `toml:"signature_policy_dir" flag:"signature-policy-dir" is:"path?" live:"yes" doc:"folder with a policy per namespace of pods, NAMESPACE.json, instead of signature_policy; if it has any, images are judged again when containers and image volumes are made"`
 	InsecureRegistries   []string `toml:"insecure_registries" flag:"insecure-registry" inert:"registries.conf says which registries are insecure" doc:"registries without TLS"`
 	RegistriesConf       string   `toml:"registries_conf" flag:"registries-conf" is:"path?" live:"yes" doc:"registries.conf; empty: the system's"`
 	RegistriesConfDir    string   `toml:"registries_conf_dir" flag:"registries-conf-dir" is:"path?" live:"yes" doc:"drop-ins of registries.conf; empty: the system's"`
@@ -19,8 +19,8 @@ type Image struct {
 	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" doc:"where pulls put large temporary files; empty: beside the storage"`
 	AutoReloadRegistries bool     `toml:"auto_reload_registries" flag:"auto-reload-registries" env:"AUTO_RELOAD_REGISTRIES" inert:"changed files are always seen: registries.conf and its drop-ins are watched like crio.conf" doc:"watch registries.conf and its drop-ins"`
 	PullProgressTimeout  Duration `toml:"pull_progress_timeout" flag:"pull-progress-timeout" live:"yes" doc:"a pull that moves no byte for so long is given up; 0s: never"`
-	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" doc:"image volumes may be OCI artifacts" inert:"not built in yet"`
-	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" doc:"a name without registry that several registries may mean: enforcing refuses it, disabled tries each" inert:"not built in yet"`
+	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" live:"yes" doc:"pull OCI artifacts, and mount their files where image volumes name them"`
+	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" live:"yes" doc:"a name without registry that is no alias, when registries.conf searches several registries: enforcing does not pull it, disabled tries each"`
 }
 
 // Network is the table [crio.network].

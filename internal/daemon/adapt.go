@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -19,7 +20,6 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
-	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/storage"
@@ -95,13 +95,6 @@ func (c cgroups) removeParent() {
 	}
 }
 
-// rootfs implements pod.Rootfs.
-type rootfs struct{ *storage.Store }
-
-func (r rootfs) Lease(ctx context.Context, l pod.Lease) error {
-	return r.Store.Lease(ctx, storage.Lease(l))
-}
-
 // images implements pod.Images.
 type images struct {
 	*image.Service
@@ -135,12 +128,19 @@ func (s images) Look(ctx context.Context, id string, f func(dir string) error) (
 	return f(dir)
 }
 
-func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
+func (s images) Resolve(ctx context.Context, spec *api.ImageSpec, namespace string) (state.Image, error) {
+	ref := spec.GetImage()
 	i, err := s.Find(ctx, ref)
 	if err != nil {
 		return state.Image{}, err
 	}
-	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config}
+	if i.Artifact && !s.Mountable() {
+		return state.Image{}, errs.Precondition("cannot mount artifact %s: oci_artifact_mount_support is off", ref)
+	}
+	if err := s.Allow(ctx, i.ID, cmp.Or(spec.GetUserSpecifiedImage(), ref), namespace); err != nil {
+		return state.Image{}, err
+	}
+	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config, Artifact: i.Artifact}
 	if len(i.RepoDigests) > 0 {
 		out.Ref = i.RepoDigests[0]
 	}

@@ -12,10 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/artifact"
 	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/idrange"
@@ -37,23 +39,24 @@ import (
 
 // parts is everything that was built.
 type parts struct {
-	conf    *config.Config // as it was at the start: what no reload changes
-	log     *slog.Logger
-	now     current // what a reload changes
-	driver  cgroup.Driver
-	ids     *idrange.Pool
-	store   *storage.Store
-	images  *image.Service
-	network *cni.Network
-	pods    *pod.Manager
-	events  *cri.Events
-	plugins *nri.Plugins
-	streams *stream.Server
-	stats   *stats.Collector
-	deps    cri.Deps
-	metrics *metric.Metrics // nil: off
-	ends    ends
-	tracer  *trace.Tracer // nil: off
+	conf      *config.Config // as it was at the start: what no reload changes
+	log       *slog.Logger
+	now       current // what a reload changes
+	driver    cgroup.Driver
+	ids       *idrange.Pool
+	store     *storage.Store
+	images    *image.Service
+	artifacts *artifact.Store
+	network   *cni.Network
+	pods      *pod.Manager
+	events    *cri.Events
+	plugins   *nri.Plugins
+	streams   *stream.Server
+	stats     *stats.Collector
+	deps      cri.Deps
+	metrics   *metric.Metrics // nil: off
+	ends      ends
+	tracer    *trace.Tracer // nil: off
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -84,7 +87,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
+	p.artifacts = roots.Artifacts(c, func(ctx context.Context, ref string) (string, error) { return p.images.Bring(ctx, ref) }, log)
+	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
@@ -178,7 +182,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
-		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
+		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: roots.Roots{Store: p.store, Artifacts: p.artifacts}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
 	})

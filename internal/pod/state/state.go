@@ -105,6 +105,8 @@ type Image struct {
 	// Platform is OS/ARCHITECTURE, with a variant OS/ARCHITECTURE/VARIANT.
 	Platform string `json:",omitempty"`
 	Config   v1.ImageConfig
+	// Artifact says that it has files, and no root file system.
+	Artifact bool `json:",omitempty"`
 }
 
 // Process is a monitor and the first process of what it watches.

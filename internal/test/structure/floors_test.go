@@ -17,7 +17,7 @@ var floors = []struct {
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
 	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller"}},
 	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
@@ -33,8 +33,10 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
-	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager"},
+	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
+	{"internal/image", "internal/image/trust", "what may be pulled and run"},
+	{"internal/image", "internal/artifact", "what is pulled and is no image goes there, and is listed with images"},
 	{"internal/spec", "internal/oci", "a spec is built for a runtime"},
 	{"internal/cni", "internal/cni/...", "the service embeds the plugins and sweeps their tables"},
 	{"internal/cni/plugin/...", "internal/cni/nft", "plugins write nftables through one package"},
@@ -128,9 +130,9 @@ var fences = []struct {
 	rooms  []string
 }{
 	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic"}},
-	{"go.podman.io/image", []string{"internal/image"}},
+	{"go.podman.io/image", []string{"internal/image", "internal/image/trust"}},
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
-	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "applets"}},
+	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/trust", "applets"}},
 	{"github.com/docker/distribution", []string{"internal/image"}},
 	{"github.com/opencontainers/runc", []string{"internal/oci/libct", "applets/early/initstage", "."}},
 	{"github.com/opencontainers/cgroups", []string{"internal/linux/cgroup", "internal/oci/libct"}},
