@@ -71,7 +71,7 @@ func script(root *cobra.Command, w io.Writer, shell string) error {
 func page(root *cobra.Command) manual.Page {
 	return manual.Command(root, 8,
 		manual.Heading("What the tables say"),
-		manual.Text("A pod or container that stands still is in a step, which waits for something. The steps of a pod are files, cgroup, namespaces, network, infra and plugins; those of a container rootfs, checkpoint, volumes, bundle and process. Calls are start, stop and remove. \"undo\" before a step means that it is taken back, after a failure or for a removal."),
+		manual.Text("A pod or container that stands still is in a step, which waits for something. Steps of a pod are files, cgroup, namespaces, network, ...; of a container rootfs, bundle, process, ...; each is undone in the reverse order. Calls are start, stop and remove. \"undo\" before a step means that it is taken back, after a failure or for a removal."),
 		manual.Text("What could not be made is shown as failed for an hour, or until it could. What is owed is tried again by the daemon, less and less often: a CNI plugin that did not take a pod off its network does not hold the pod."),
 		manual.Text("Steps are kept in memory. After a restart of the daemon, only states and results of what was done before are known."),
 		manual.Heading("Exit status"),

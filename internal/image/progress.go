@@ -19,6 +19,7 @@ type Progress struct {
 	// the image serves it.
 	Hosts  []string
 	Layers []LayerProgress // none until the manifest is there
+	Bytes  uint64          // that have come, also those of tries that failed
 	Rate   float64         // bytes per second, of late
 	// Ended is zero while it goes on; then ID or Err tells how.
 	Ended   time.Time
@@ -122,7 +123,7 @@ func (p *Pull) note(e types.ProgressProperties) {
 func (p *Pull) Progress() Progress {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := Progress{Ref: p.Ref, Started: p.Started, Moved: p.last, Hosts: p.hosts, Layers: slices.Clone(p.layers)}
+	out := Progress{Ref: p.Ref, Started: p.Started, Moved: p.last, Bytes: p.moved, Hosts: p.hosts, Layers: slices.Clone(p.layers)}
 	for _, s := range p.samples {
 		if d := time.Since(s.at); d < rateSpan && d > 0 {
 			out.Rate = float64(p.moved-s.moved) / d.Seconds()

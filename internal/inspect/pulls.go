@@ -30,6 +30,9 @@ func pull(p image.Progress) Pull {
 		}
 		out.Done, total, known = out.Done+l.Done, total+l.Size, known && l.Size >= 0
 	}
+	if len(p.Layers) == 0 { // whoever pulls tells no more than this
+		out.Done = int64(p.Bytes)
+	}
 	if known {
 		out.Total = &total
 		if left := float64(total - out.Done); out.Rate > 0 && p.Ended.IsZero() {

@@ -39,7 +39,11 @@ func TestLives(t *testing.T) {
 	for _, e := range pods[0].Trail {
 		steps += string(e.Verb) + "-" + e.What + " "
 	}
-	if steps != "reached-creating up-files up-logs up-cgroup up-namespaces up-network up-infra up-plugins reached-ready " || pods[0].View.Status.Phase != state.Ready || pods[0].Busy {
+	want := "reached-creating "
+	for _, s := range podSteps() {
+		want += "up-" + s.Name + " "
+	}
+	if steps != want+"reached-ready " || pods[0].View.Status.Phase != state.Ready || pods[0].Busy {
 		t.Errorf("%s %+v", steps, pods[0].View.Status)
 	}
 	p.mu.Lock() // as if a record were written to a disk that does not answer

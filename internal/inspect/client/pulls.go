@@ -137,7 +137,11 @@ func pace(p *inspect.Pull, now time.Time) (rate, left string) {
 
 // pullState is where a pull stands: what the first layer that is not done waits for.
 func pullState(p *inspect.Pull) string {
-	if len(p.Layers) == 0 {
+	switch {
+	case len(p.Layers) > 0:
+	case p.Done > 0:
+		return "fetching"
+	default:
 		return "asking"
 	}
 	for _, l := range p.Layers {

@@ -166,7 +166,7 @@ func TestPullTable(t *testing.T) {
 		"fetching     40s  50.0 MB of 200.0 MB, 25%  5.0 MB/s      31s   mirror, quay.io  quay.io/a/b:1",
 		"  unpacking       40.0 MB                                                          a1a1a1a1a1a1",
 		"  fetching        10.0 MB of 160.0 MB, 6%                                          b2b2b2b2b2b2",
-		"asking       40s  50.0 MB                   silent 1m00s  ?     mirror, quay.io  quay.io/a/b:1",
+		"fetching     40s  50.0 MB                   silent 1m00s  ?     mirror, quay.io  quay.io/a/b:1",
 		"",
 		"ENDED   AGO    TOOK    BYTES  IMAGE  DETAIL",
 		"failed  1m00s  59m00s  12 B   x      denied")
