@@ -72,7 +72,7 @@ func Table() []Known {
 		{Name: CgroupWritable, Old: old("cgroup2-mount-hierarchy-rw"), Scoped: true, Effect: "true: /sys/fs/cgroup can be written to (cgroup v2)"},
 		{Name: Umask, Old: old("umask"), Scoped: true, Effect: "umask of the first process, octal"},
 		{Name: SeccompProfile, Old: "seccomp-profile.kubernetes.cri-o.io", Scoped: true, Effect: "reference of an OCI artifact that holds a seccomp profile", Inert: true},
-		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them", Inert: true},
+		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them"},
 		{Name: LinkLogs, Old: old("LinkLogs"), Effect: "name of an emptyDir in which the pod's logs are to be seen, below logs"},
 		{Name: DisableFIPS, Old: old("DisableFIPS"), Scoped: true, Effect: "true: containers see a kernel without FIPS mode"},
 		{Name: SkipRelabel, Old: old("TrySkipVolumeSELinuxLabel"), Scoped: true, Effect: "true: volumes whose top folder has the right SELinux label are not relabelled"},

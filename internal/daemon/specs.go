@@ -60,9 +60,9 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 	m := &specMaker{conf: &c.Runtime, runDir: c.Crio.RunDir, hooks: &hooks.Folders{Dirs: c.Runtime.HooksDir, Log: log}, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
-		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
+		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmorDefault: c.Runtime.AppArmorProfile,
 		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
-		AllCapabilities:         knownCapabilities(),
+		AllCapabilities: knownCapabilities(), SeccompListener: seccompSocket(c),
 		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership, HostNetworkUnlabelled: c.Runtime.HostNetworkSELinux,
 		MinGOMAXPROCS: int64(c.Runtime.MinGOMAXPROCS), InfraCPUs: c.Runtime.InfraCPUSet, SharedCPUs: c.Runtime.SharedCPUSet,
 	}
@@ -74,6 +74,9 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		m.node.Capabilities = append(m.node.Capabilities, n)
 	}
 	var err error
+	if m.node.AppArmor, err = appArmor(c.Runtime.AppArmorProfile, log); err != nil {
+		return nil, err
+	}
 	if m.node.Rlimits, err = rlimits(c.Runtime.DefaultUlimits); err != nil {
 		return nil, err
 	}
@@ -99,16 +102,19 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 }
 
 // appArmor loads the default profile where the kernel has AppArmor, and tells
-// whether profiles can be used.
-func appArmor(name string, log *slog.Logger) bool {
+// whether profiles can be used. A profile that the operator names must be there.
+func appArmor(name string, log *slog.Logger) (bool, error) {
 	if !lsm.AppArmorEnabled() {
-		return false
+		return false, nil
 	}
-	if err := lsm.LoadAppArmorDefault(context.Background(), name); err != nil {
+	err := lsm.LoadAppArmorDefault(context.Background(), name)
+	if err != nil && name != lsm.AppArmorDefault {
+		return false, errs.Errorf(errs.KindOf(err), "[crio.runtime] apparmor_profile: %w", err)
+	}
+	if err != nil {
 		log.Warn("containers run without AppArmor", "err", err)
-		return false
 	}
-	return true
+	return err == nil, nil
 }
 
 // hasMountSetattr tells whether mounts can be made read-only with all below them

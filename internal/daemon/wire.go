@@ -21,6 +21,7 @@ import (
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/notifier"
 	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
@@ -46,6 +47,7 @@ type parts struct {
 	pods    *pod.Manager
 	events  *cri.Events
 	plugins *nri.Plugins
+	refused *notifier.Notifier
 	streams *stream.Server
 	stats   *stats.Collector
 	deps    cri.Deps
@@ -84,6 +86,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	}
 	p.now.Store(g)
 	if p.plugins, err = newPlugins(c, p.now.InjectCDI, log); err != nil {
+		return p, err
+	}
+	if p.refused, err = newNotifier(p); err != nil {
 		return p, err
 	}
 	if p.pods, err = newPods(p); err != nil {
@@ -134,7 +139,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 	}
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
-		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
+		Host: process.Host{Monitors: monitors{}, Why: p.refused.Why, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
 			Journald:   c.Runtime.LogToJournald,
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
@@ -143,6 +148,26 @@ func newPods(p *parts) (*pod.Manager, error) {
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 	})
 }
+
+// newNotifier listens to seccomp filters. It ends containers only while pods are served.
+func newNotifier(p *parts) (*notifier.Notifier, error) {
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log,
+		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
+		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
+}
+
+// recoverNotifier tells it which containers run already.
+func (p *parts) recoverNotifier() {
+	var running []string
+	for _, v := range p.pods.Containers() {
+		if v.Status.FinishedAt == 0 {
+			running = append(running, v.ID)
+		}
+	}
+	p.refused.Recover(running)
+}
+
+func seccompSocket(c *config.Config) string { return filepath.Join(c.Crio.RunDir, "seccomp.sock") }
 
 // criuConfig writes criu's configuration where checkpoints are on; "" where not.
 func criuConfig(c *config.Config) (path string, err error) {
@@ -194,6 +219,9 @@ func (p *parts) close() (err error) {
 	if p.stats != nil {
 		p.stats.Close()
 	}
+	if p.refused != nil {
+		err = errors.Join(err, p.refused.Close())
+	}
 	if p.pods != nil {
 		p.pods.Close()
 	}
@@ -227,5 +255,5 @@ func Teardown(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if driver, err := cgroupDriver(c); err == nil {
 		cgroups{driver}.removeParent()
 	}
-	return errors.Join(p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
+	return errors.Join(p.refused.Close(), p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
 }

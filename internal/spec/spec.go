@@ -106,6 +106,9 @@ type Node struct {
 	Seccomp []byte
 	// PrivilegedSeccomp is the profile of privileged containers; nil: none.
 	PrivilegedSeccomp []byte
+	// SeccompListener is the socket to which listeners of seccomp filters are sent; "":
+	// nobody listens.
+	SeccompListener string
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	ReadOnly          bool
@@ -186,7 +189,7 @@ func Build(in Input) (*Result, error) {
 		Process: &specs.Process{},
 		Linux:   &specs.Linux{CgroupsPath: in.CgroupsPath},
 	}
-	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.acting, b.security, b.seccomp} {
+	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.acting, b.security, b.seccomp, b.notify} {
 		if err := part(); err != nil {
 			return nil, err
 		}

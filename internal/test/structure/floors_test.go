@@ -19,7 +19,7 @@ var floors = []struct {
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
-	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller"}},
+	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
 	{"daemon", []string{"internal/daemon"}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
@@ -54,6 +54,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/cri", "internal/stream", "the face answers with the streaming server's addresses"},
 	{"internal/cri", "internal/stats", "the face translates what was collected"},
 	{"internal/config", "internal/annotation", "what may stand in allowed_annotations"},
+	{"internal/linux/seccomp/listener", "internal/linux/seccomp/libseccomp", "calls have names in one table"},
 	{"internal/linux/...", "internal/linux/proc", "process identity is the kernel floor's ground"},
 }
 
