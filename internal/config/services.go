@@ -36,13 +36,13 @@ type Network struct {
 
 // Metrics is the table [crio.metrics]: figures for Prometheus.
 type Metrics struct {
-	Enable     bool     `toml:"enable_metrics" flag:"enable-metrics" doc:"serve figures about the daemon at /metrics" inert:"not built in yet"`
-	Collectors []string `toml:"metrics_collectors" flag:"metrics-collectors" doc:"which of them; names with or without container_runtime_crio_ before them" inert:"not built in yet"`
-	Host       string   `toml:"metrics_host" flag:"metrics-host" is:"ip" doc:"IP address on which they are served" inert:"not built in yet"`
-	Port       int      `toml:"metrics_port" flag:"metrics-port" is:"0..65535" doc:"port there" inert:"not built in yet"`
-	Socket     string   `toml:"metrics_socket" flag:"metrics-socket" is:"socket?" doc:"Unix socket on which they are served as well; empty: none" inert:"not built in yet"`
-	Cert       string   `toml:"metrics_cert" flag:"metrics-cert" is:"path?" doc:"PEM file with a certificate: serve them over TLS; made together with its key if neither file is there" inert:"not built in yet"`
-	Key        string   `toml:"metrics_key" flag:"metrics-key" is:"path?" doc:"PEM file with its key" inert:"not built in yet"`
+	Enable     bool     `toml:"enable_metrics" flag:"enable-metrics" doc:"serve figures about the daemon at /metrics"`
+	Collectors []string `toml:"metrics_collectors" flag:"metrics-collectors" doc:"which of them; names with or without container_runtime_crio_ before them"`
+	Host       string   `toml:"metrics_host" flag:"metrics-host" is:"ip" doc:"IP address on which they are served"`
+	Port       int      `toml:"metrics_port" flag:"metrics-port" is:"0..65535" doc:"port there"`
+	Socket     string   `toml:"metrics_socket" flag:"metrics-socket" is:"socket?" doc:"Unix socket on which they are served as well; empty: none"`
+	Cert       string   `toml:"metrics_cert" flag:"metrics-cert" is:"path?" doc:"PEM file with a certificate: serve them over TLS; made together with its key if neither file is there"`
+	Key        string   `toml:"metrics_key" flag:"metrics-key" is:"path?" doc:"PEM file with its key"`
 }
 
 // Tracing is the table [crio.tracing]: spans for OpenTelemetry.

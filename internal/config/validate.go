@@ -50,7 +50,7 @@ func (c *Config) Complete() error {
 	if c.API.GRPCMaxRecvMsgSize <= 0 {
 		c.API.GRPCMaxRecvMsgSize = Default().API.GRPCMaxRecvMsgSize
 	}
-	return errors.Join(c.check(c.Options()), c.metrics(), c.streams(), c.handlers(), c.workloads(), c.devices())
+	return errors.Join(c.check(c.Options()), c.metrics(), c.metricsFiles(), c.streams(), c.handlers(), c.workloads(), c.devices())
 }
 
 func (c *Config) metrics() (err error) {
@@ -64,6 +64,17 @@ func (c *Config) metrics() (err error) {
 		}
 	}
 	return err
+}
+
+// metricsFiles: a certificate is no use without its key.
+func (c *Config) metricsFiles() error {
+	switch m := c.Metrics; {
+	case m.Cert != "" && m.Key == "":
+		return c.bad("crio.metrics", "metrics_key", "", "a file is needed because metrics_cert is set")
+	case m.Key != "" && m.Cert == "":
+		return c.bad("crio.metrics", "metrics_cert", "", "a file is needed because metrics_key is set")
+	}
+	return nil
 }
 
 func (c *Config) handlers() (err error) {

@@ -19,6 +19,9 @@ type Events struct {
 	mu     sync.Mutex
 	subs   map[*subscriber]struct{}
 	closed bool
+	// Dropped, if set before the first subscription, hears of each event that a
+	// subscriber did not take.
+	Dropped func()
 }
 
 type subscriber struct {
@@ -37,6 +40,9 @@ func (e *Events) Publish(ev pod.Event) {
 		select {
 		case s.events <- ev:
 		default:
+			if e.Dropped != nil {
+				e.Dropped()
+			}
 			e.drop(s, errs.Errorf(errs.KindExhausted, "container events: the subscriber is %d events behind; list again, then subscribe again", eventBacklog))
 		}
 	}

@@ -17,11 +17,20 @@ import (
 // the log, an error is logged once and gets its code.
 type interceptor struct {
 	log   *slog.Logger
+	begin func(ctx context.Context, rpc string) (context.Context, func(error)) // never nil
 	count atomic.Uint64
 }
 
+// newInterceptor: begin may be nil.
+func newInterceptor(log *slog.Logger, begin func(context.Context, string) (context.Context, func(error))) *interceptor {
+	if begin == nil {
+		begin = func(ctx context.Context, _ string) (context.Context, func(error)) { return ctx, func(error) {} }
+	}
+	return &interceptor{log: log, begin: begin}
+}
+
 func (i *interceptor) unary(ctx context.Context, req any, call *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	err = i.wrap(call.FullMethod, func() (err error) {
+	err = i.wrap(ctx, call.FullMethod, func(ctx context.Context) (err error) {
 		resp, err = next(ctx, req)
 		return err
 	})
@@ -29,18 +38,20 @@ func (i *interceptor) unary(ctx context.Context, req any, call *grpc.UnaryServer
 }
 
 func (i *interceptor) stream(srv any, s grpc.ServerStream, call *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	return i.wrap(call.FullMethod, func() error { return next(srv, s) })
+	return i.wrap(s.Context(), call.FullMethod, func(context.Context) error { return next(srv, s) })
 }
 
-func (i *interceptor) wrap(method string, call func() error) (err error) {
+func (i *interceptor) wrap(ctx context.Context, method string, call func(context.Context) error) (err error) {
 	start, rpc, n := time.Now(), path.Base(method), i.count.Add(1)
+	ctx, end := i.begin(ctx, rpc)
+	defer func() { end(err) }()
 	defer func() {
 		if p := recover(); p != nil {
 			i.log.Error("a call panicked; please report this", "rpc", rpc, "req", n, "panic", p, "stack", string(debug.Stack()))
 			err = toStatus(fmt.Errorf("%s panicked: %v", rpc, p))
 		}
 	}()
-	err = call()
+	err = call(ctx)
 	dur := time.Since(start).Round(time.Microsecond)
 	switch {
 	case err == nil:

@@ -16,6 +16,11 @@ import (
 
 // TestInterceptor: both kinds of calls get the code of an error, survive a panic, and
 // leave one line in the log.
+// aStream is one that nobody reads or writes.
+type aStream struct{ grpc.ServerStream }
+
+func (aStream) Context() context.Context { return context.Background() }
+
 func TestInterceptor(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -31,10 +36,10 @@ func TestInterceptor(t *testing.T) {
 		{"panic", func() error { panic("a bug") }, codes.Internal, "ERROR"},
 	} {
 		var text bytes.Buffer
-		i := &interceptor{log: slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		i := newInterceptor(slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug})), nil)
 		_, unary := i.unary(context.Background(), nil, &grpc.UnaryServerInfo{FullMethod: "/x/Unary"},
 			func(context.Context, any) (any, error) { return 1, c.do() })
-		stream := i.stream(nil, nil, &grpc.StreamServerInfo{FullMethod: "/x/Stream"}, func(any, grpc.ServerStream) error { return c.do() })
+		stream := i.stream(nil, aStream{}, &grpc.StreamServerInfo{FullMethod: "/x/Stream"}, func(any, grpc.ServerStream) error { return c.do() })
 		for _, err := range []error{unary, stream} {
 			if status.Code(err) != c.code {
 				t.Errorf("%s: %v, want code %s", c.name, err, c.code)

@@ -42,7 +42,9 @@ type Deps struct {
 	Systemd bool
 	// Config is shown by a verbose Status.
 	Config func() any
-	Log    *slog.Logger
+	// Begin, if set, hears of each call, and by the function that it returns of its end.
+	Begin func(ctx context.Context, rpc string) (context.Context, func(error))
+	Log   *slog.Logger
 }
 
 // Server implements the CRI's two services.
@@ -54,7 +56,7 @@ type Server struct {
 
 // NewGRPC makes a gRPC server that serves the CRI; the sizes are bytes.
 func NewGRPC(d Deps, maxSend, maxRecv int) *grpc.Server {
-	i := &interceptor{log: d.Log}
+	i := newInterceptor(d.Log, d.Begin)
 	g := grpc.NewServer(grpc.MaxSendMsgSize(maxSend), grpc.MaxRecvMsgSize(maxRecv), grpc.UnaryInterceptor(i.unary), grpc.StreamInterceptor(i.stream))
 	s := &Server{d: d}
 	cri.RegisterRuntimeServiceServer(g, s)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/checkpoint/archive"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
@@ -189,7 +190,7 @@ func askFeatures(h *process.Handler, log *slog.Logger) *api.RuntimeHandlerFeatur
 		log.Warn("a runtime does not tell its features; recursive read-only mounts and user namespaces are not offered for it", "handler", h.Name, "err", err)
 		return out
 	}
-	out.RecursiveReadOnlyMounts = hasMountSetattr() && slices.Contains(f.MountOptions, "rro")
+	out.RecursiveReadOnlyMounts = facts.HasMountSetattr() && slices.Contains(f.MountOptions, "rro")
 	if l := f.Linux; l != nil && slices.Contains(l.Namespaces, "user") {
 		m := l.MountExtensions
 		out.UserNamespaces = m != nil && m.IDMap != nil && m.IDMap.Enabled != nil && *m.IDMap.Enabled

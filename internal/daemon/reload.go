@@ -113,6 +113,7 @@ func (r *reloader) reload(told bool) {
 	l := r.p.log
 	next, warnings, err := r.from.Load()
 	if err != nil {
+		r.p.metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err)
 		return
 	}
@@ -133,9 +134,11 @@ func (r *reloader) reload(told bool) {
 		l.Warn(w)
 	}
 	if err := r.apply(old, merged); err != nil {
+		r.p.metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err, "changed", strings.Join(changed, " "))
 		return
 	}
+	r.p.metrics.Reload("applied")
 	r.seen, r.told = seen, restart
 	tell(l, "configuration reloaded", changed, restart)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/mark"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/version"
@@ -36,7 +37,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 		return err
 	}
 	defer lock.Close()
-	crashed, err := markStart(c)
+	crashed, err := mark.Start(c)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	if err = errors.Join(err, p.close()); err != nil {
 		return err
 	}
-	return markEnd(c)
+	return mark.End(c)
 }
 
 // collect deletes what failed pulls have left, now and every hour.
@@ -117,6 +118,11 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 	if err != nil {
 		return err
 	}
+	ms, err := listenMetrics(p)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer ms.Close()
 	f := newFront(p, l)
 	g := cri.NewGRPC(p.deps, p.conf.API.GRPCMaxSendMsgSize, p.conf.API.GRPCMaxRecvMsgSize)
 	debug.FreeOSMemory() // what starting took
@@ -124,7 +130,7 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 	if err := p.network.Status(ctx); err != nil {
 		p.log.Warn("pods cannot be attached to a network yet", "err", err)
 	}
-	servers := []func() error{func() error { return g.Serve(f.split.GRPC()) }, f.split.Serve, f.serveHTTP, p.streams.Serve}
+	servers := []func() error{func() error { return g.Serve(f.split.GRPC()) }, f.split.Serve, f.serveHTTP, p.streams.Serve, ms.Serve}
 	failed := make(chan error, len(servers))
 	for _, serve := range servers {
 		go func() {

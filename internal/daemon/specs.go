@@ -14,16 +14,15 @@ import (
 	"sync"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"github.com/moby/sys/capability"
 	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/hooks"
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
-	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
@@ -32,7 +31,6 @@ import (
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -62,7 +60,7 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
 		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmorDefault: c.Runtime.AppArmorProfile,
 		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
-		AllCapabilities: knownCapabilities(), SeccompListener: seccompSocket(c),
+		AllCapabilities: facts.Capabilities(), SeccompListener: seccompSocket(c),
 		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership, HostNetworkUnlabelled: c.Runtime.HostNetworkSELinux,
 		MinGOMAXPROCS: int64(c.Runtime.MinGOMAXPROCS), InfraCPUs: c.Runtime.InfraCPUSet, SharedCPUs: c.Runtime.SharedCPUSet,
 	}
@@ -74,20 +72,20 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		m.node.Capabilities = append(m.node.Capabilities, n)
 	}
 	var err error
-	if m.node.AppArmor, err = appArmor(c.Runtime.AppArmorProfile, log); err != nil {
+	if m.node.AppArmor, err = facts.AppArmor(c.Runtime.AppArmorProfile, log); err != nil {
 		return nil, err
 	}
-	if m.node.Rlimits, err = rlimits(c.Runtime.DefaultUlimits); err != nil {
+	if m.node.Rlimits, err = facts.Rlimits(c.Runtime.DefaultUlimits); err != nil {
 		return nil, err
 	}
 	for _, d := range c.Runtime.AdditionalDevices {
-		list, err := parseDevice("[crio.runtime] additional_devices", d)
+		list, err := facts.ParseDevice("[crio.runtime] additional_devices", d)
 		if err != nil {
 			return nil, err
 		}
 		m.node.Devices = append(m.node.Devices, list...)
 	}
-	if m.node.Localtime, err = localtime(c.Runtime.Timezone); err != nil {
+	if m.node.Localtime, err = facts.Localtime(c.Runtime.Timezone); err != nil {
 		return nil, err
 	}
 	if u, g := c.Runtime.UIDMappings, c.Runtime.GIDMappings; u != "" || g != "" {
@@ -99,104 +97,6 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		return nil, err
 	}
 	return m, m.profiles()
-}
-
-// appArmor loads the default profile where the kernel has AppArmor, and tells
-// whether profiles can be used. A profile that the operator names must be there.
-func appArmor(name string, log *slog.Logger) (bool, error) {
-	if !lsm.AppArmorEnabled() {
-		return false, nil
-	}
-	err := lsm.LoadAppArmorDefault(context.Background(), name)
-	if err != nil && name != lsm.AppArmorDefault {
-		return false, errs.Errorf(errs.KindOf(err), "[crio.runtime] apparmor_profile: %w", err)
-	}
-	if err != nil {
-		log.Warn("containers run without AppArmor", "err", err)
-	}
-	return err == nil, nil
-}
-
-// hasMountSetattr tells whether mounts can be made read-only with all below them
-// (mount_setattr(2), Linux 5.12).
-func hasMountSetattr() bool {
-	return !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
-}
-
-func knownCapabilities() (names []string) {
-	list, err := capability.ListSupported()
-	if err != nil {
-		list = capability.ListKnown()
-	}
-	for _, c := range list {
-		names = append(names, "CAP_"+strings.ToUpper(c.String()))
-	}
-	return names
-}
-
-// rlimits reads NAME=SOFT:HARD; one number is both, "unlimited" or -1 is none.
-func rlimits(list []string) (out []specs.POSIXRlimit, err error) {
-	for _, e := range list {
-		name, text, ok := strings.Cut(e, "=")
-		soft, hard, two := strings.Cut(text, ":")
-		if !two {
-			hard = soft
-		}
-		s, err1 := limit(soft)
-		h, err2 := limit(hard)
-		if !ok || err1 != nil || err2 != nil || s > h {
-			return nil, errs.Invalid("[crio.runtime] default_ulimits: %q: write NAME=SOFT:HARD, for example nofile=1024:4096", e)
-		}
-		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: s, Hard: h})
-	}
-	return out, nil
-}
-
-func limit(s string) (uint64, error) {
-	if s == "unlimited" || s == "-1" {
-		return unix.RLIM_INFINITY, nil
-	}
-	return strconv.ParseUint(s, 10, 64)
-}
-
-// parseDevice reads HOST[:CONTAINER[:PERMISSIONS]].
-func parseDevice(where, s string) ([]spec.Device, error) {
-	part := strings.Split(s, ":")
-	if len(part) > 3 || !filepath.IsAbs(part[0]) {
-		return nil, errs.Invalid("%s: %q: write HOST:CONTAINER:PERMISSIONS", where, s)
-	}
-	d := &cri.Device{HostPath: part[0], ContainerPath: part[0], Permissions: "rwm"}
-	if len(part) > 1 {
-		d.ContainerPath = part[1]
-	}
-	if len(part) > 2 {
-		d.Permissions = part[2]
-	}
-	return findDevice(d)
-}
-
-func findDevice(d *cri.Device) ([]spec.Device, error) {
-	found, err := device.Find(d.GetHostPath())
-	if err != nil {
-		return nil, err
-	}
-	var list []spec.Device
-	for _, f := range found {
-		to := d.GetContainerPath()
-		if to == "" {
-			to = d.GetHostPath()
-		}
-		to = filepath.Join(to, strings.TrimPrefix(f.Path, d.GetHostPath()))
-		list = append(list, toSpec(f, to, d.GetPermissions()))
-	}
-	return list, nil
-}
-
-func toSpec(f device.Device, to, access string) spec.Device {
-	if access == "" {
-		access = "rwm"
-	}
-	return spec.Device{Path: to, Type: f.Type, Major: f.Major, Minor: f.Minor, Mode: f.Mode, UID: f.UID, GID: f.GID, Access: access}
 }
 
 // Check implements pod.Specs.
@@ -223,10 +123,10 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	in := m.input(&r)
 	in.Config, in.Image = r.Config, r.Image.Config
 	var err error
-	if in.Passwd, err = readInRoot(r.Rootfs, "/etc/passwd"); err != nil {
+	if in.Passwd, err = facts.ReadInRoot(r.Rootfs, "/etc/passwd"); err != nil {
 		return nil, nil, err
 	}
-	if in.Group, err = readInRoot(r.Rootfs, "/etc/group"); err != nil {
+	if in.Group, err = facts.ReadInRoot(r.Rootfs, "/etc/group"); err != nil {
 		return nil, nil, err
 	}
 	if in.Mounts, err = m.mounts(&r); err != nil {
@@ -236,7 +136,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 		return nil, nil, err
 	}
 	for _, d := range r.Config.GetDevices() {
-		list, err := findDevice(d)
+		list, err := facts.FindDevice(d)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -255,7 +155,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err := m.injectCDI(res.Spec, r.Config); err != nil {
 		return nil, nil, err
 	}
-	if err := checkAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
+	if err := facts.CheckAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
 		return nil, nil, err
 	}
 	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
@@ -280,18 +180,6 @@ func (m *specMaker) injectCDI(s *specs.Spec, c *cri.ContainerConfig) error {
 	return m.cdi.Inject(s, names)
 }
 
-// checkAppArmor refuses a profile that the kernel does not have.
-func checkAppArmor(name string) error {
-	if name == "" || name == "unconfined" {
-		return nil
-	}
-	there, err := lsm.AppArmorLoaded(name)
-	if err == nil && !there {
-		err = errs.Precondition("AppArmor profile %q is not loaded on this node", name)
-	}
-	return err
-}
-
 // security reads what a privileged container and a localhost profile need.
 func (m *specMaker) security(in *spec.Input) error {
 	sc := in.Config.GetLinux().GetSecurityContext()
@@ -301,7 +189,7 @@ func (m *specMaker) security(in *spec.Input) error {
 			return err
 		}
 		for _, d := range list {
-			in.HostDevices = append(in.HostDevices, toSpec(d, d.Path, "rwm"))
+			in.HostDevices = append(in.HostDevices, facts.Device(d, d.Path, "rwm"))
 		}
 	}
 	ref := ""
@@ -374,35 +262,13 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	return p
 }
 
-// maxAccounts bounds /etc/passwd and /etc/group: they are the image's.
-const maxAccounts = 10 << 20
-
-// readInRoot reads a file of a root file system without leaving it; absence is an
-// empty file.
-func readInRoot(root, name string) ([]byte, error) {
-	p, err := securejoin.SecureJoin(root, name)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := os.Lstat(p)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	if fi.Size() > maxAccounts {
-		return nil, errs.Invalid("the image's %s has %d bytes; %d are the most", name, fi.Size(), maxAccounts)
-	}
-	return os.ReadFile(p)
-}
-
 // mounts resolves the sources of the request's mounts. An absent source is made as
 // a folder, as Kubernetes expects, unless the configuration forbids it.
 func (m *specMaker) mounts(req *pod.SpecRequest) ([]spec.Mount, error) {
 	var list []spec.Mount
 	for n, r := range req.Config.GetMounts() {
 		if r.GetImage().GetImage() != "" {
-			one, err := imageMount(r, req.Volumes[n])
+			one, err := facts.ImageMount(r, req.Volumes[n])
 			if err != nil {
 				return nil, err
 			}
@@ -445,31 +311,6 @@ func (m *specMaker) hostPath(src string) (string, error) {
 		_, err = os.Lstat(real)
 	}
 	return real, err
-}
-
-// imageMount finds what of a mounted image is wanted, without leaving the image.
-func imageMount(r *cri.Mount, volume string) (spec.Mount, error) {
-	fail := func(format string, args ...any) (spec.Mount, error) {
-		return spec.Mount{}, errs.Invalid("%.0wmount at %q of image %s: "+format, append([]any{errs.ImageVolumeMountFailed, r.GetContainerPath(), r.GetImage().GetImage()}, args...)...)
-	}
-	switch sub := r.GetImageSubPath(); {
-	case r.GetHostPath() != "":
-		return fail("host_path %q and image exclude each other", r.GetHostPath())
-	case !r.GetReadonly():
-		return fail("images are mounted read-only; set readonly")
-	case r.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
-		return fail("images are mounted with private propagation")
-	case filepath.IsAbs(sub) || sub != "" && !filepath.IsLocal(sub):
-		return fail("image_sub_path %q leaves the image", sub)
-	}
-	src, err := securejoin.SecureJoin(volume, r.GetImageSubPath())
-	if err == nil {
-		_, err = os.Lstat(src)
-	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return fail("image_sub_path %q is not in the image", r.GetImageSubPath())
-	}
-	return spec.Mount{Mount: r, Source: src}, err
 }
 
 // imageVolumes makes the folders of the image's VOLUMEs, as image_volumes says.

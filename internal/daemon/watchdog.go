@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/monocrio/monocrio/internal/storage"
 )
 
 // unreferenced is how old a layer without image may be before it counts as damage.
@@ -42,4 +45,19 @@ func (p *parts) watchdog(ctx context.Context, period time.Duration, alive func(c
 		case <-t.C:
 		}
 	}
+}
+
+// lookAfterCrash checks the image store in the background after the machine went down
+// without warning: the daemon serves meanwhile. Damage is told; a pull mends an image.
+func (p *parts) lookAfterCrash() {
+	damage, err := p.store.Check(storage.CheckOptions{Quick: true, MaxAge: unreferenced})
+	if err != nil {
+		p.log.Warn("cannot check the image store after an unclean shutdown", "err", err)
+		return
+	}
+	for _, d := range damage {
+		p.log.Error("the image store is damaged; crio check --repair removes this one, and a pull brings it anew",
+			"kind", d.Kind, "id", d.ID, "names", d.Names, "err", errors.Join(d.Errors...))
+	}
+	p.log.Info("the image store was checked after an unclean shutdown", "damaged", len(damage))
 }

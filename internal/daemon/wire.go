@@ -29,6 +29,7 @@ import (
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
+	"github.com/monocrio/monocrio/internal/telemetry/metric"
 	"github.com/monocrio/monocrio/internal/version"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,6 +52,8 @@ type parts struct {
 	streams *stream.Server
 	stats   *stats.Collector
 	deps    cri.Deps
+	metrics *metric.Metrics // nil: off
+	ends    ends
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -64,6 +67,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.driver, err = cgroupDriver(c); err != nil {
 		return p, err
 	}
+	if p.metrics, err = newMetrics(p); err != nil {
+		return p, err
+	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
 	if err := links(bin, "conmon", "runc", "pause"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
@@ -75,7 +81,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, Log: log})
+	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
@@ -101,7 +107,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: p.now.handlerList,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
-		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Log: log}
+		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Begin: p.beginCall, Log: log}
 	return p, nil
 }
 
@@ -146,12 +152,13 @@ func newPods(p *parts) (*pod.Manager, error) {
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
+		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
 	})
 }
 
 // newNotifier listens to seccomp filters. It ends containers only while pods are served.
 func newNotifier(p *parts) (*notifier.Notifier, error) {
-	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log,
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.metrics.SeccompNotified,
 		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
 		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
 }

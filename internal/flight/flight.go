@@ -18,6 +18,10 @@ import (
 // Index finds objects by id, by the beginning of an id and by name, and knows which
 // names are being made. It is never locked across I/O.
 type Index[T any] struct {
+	// Joined, if set before the first flight, hears of calls that join one, and of the
+	// object that is being made, if it is listed already.
+	Joined func(o T, there bool)
+
 	kind string
 
 	mu      sync.RWMutex
@@ -116,6 +120,10 @@ func (x *Index[T]) Remove(name, id string) {
 func (x *Index[T]) Fly(ctx context.Context, name string, held func(T) error, do func() (string, error)) (string, error) {
 	x.mu.Lock()
 	f := x.flights[name]
+	if f != nil && x.Joined != nil {
+		o, there := x.byID[x.byName[name]]
+		defer x.Joined(o, there)
+	}
 	if f == nil {
 		if id, ok := x.byName[name]; ok {
 			o := x.byID[id]

@@ -160,3 +160,25 @@ func diagnose(err error, n reference.Named, sys *types.SystemContext) error {
 func panicked(ref string, p any) error {
 	return fmt.Errorf("cannot pull %s: it panicked: %v; please report this", ref, p)
 }
+
+// FailureCode is a registry's word for an error of Pull, as the distribution
+// specification writes it, or NOT_FOUND, CONNECTION_REFUSED, CONNECTION_TIMEOUT, UNKNOWN.
+func FailureCode(err error) string {
+	var (
+		code    errcode.Error
+		timeout net.Error
+	)
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &code) && code.Code.Descriptor().Value != "":
+		return code.Code.Descriptor().Value
+	case errs.Is(err, errs.KindNotFound):
+		return "NOT_FOUND"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "CONNECTION_REFUSED"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "CONNECTION_TIMEOUT"
+	}
+	return "UNKNOWN"
+}

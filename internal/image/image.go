@@ -41,7 +41,9 @@ type Options struct {
 	Rules       Rules
 	// Outside, if not nil, does pulls in cgroups of their own.
 	Outside Outside
-	Log     *slog.Logger
+	// OnPull, if set, hears of each pull that has ended; it must not block.
+	OnPull func(p Progress, err error)
+	Log    *slog.Logger
 }
 
 // Service is the image service.

@@ -29,6 +29,7 @@ type Progress struct {
 // LayerProgress is how far a layer is.
 type LayerProgress struct {
 	Digest     string
+	MediaType  string
 	Size, Done int64 // bytes as they travel; Size is -1 if the registry does not say
 	State      LayerState
 }
@@ -69,7 +70,7 @@ func (p *Pull) expect(all, missing []*layer) {
 		if slices.Contains(missing, l) {
 			state = Waiting
 		}
-		p.layers = append(p.layers, LayerProgress{Digest: l.blob.Digest.String(), Size: l.blob.Size, State: state})
+		p.layers = append(p.layers, LayerProgress{Digest: l.blob.Digest.String(), MediaType: l.blob.MediaType, Size: l.blob.Size, State: state})
 	}
 }
 
@@ -97,7 +98,7 @@ func (p *Pull) note(e types.ProgressProperties) {
 	}
 	i := slices.IndexFunc(p.layers, func(l LayerProgress) bool { return l.Digest == e.Artifact.Digest.String() })
 	if i < 0 { // an unusual image, which the library copies alone
-		p.layers = append(p.layers, LayerProgress{Digest: e.Artifact.Digest.String(), Size: e.Artifact.Size, State: Waiting})
+		p.layers = append(p.layers, LayerProgress{Digest: e.Artifact.Digest.String(), MediaType: e.Artifact.MediaType, Size: e.Artifact.Size, State: Waiting})
 		i = len(p.layers) - 1
 	}
 	l := &p.layers[i]
@@ -170,4 +171,7 @@ func (s *Service) keep(p *Pull) {
 		s.ended = s.ended[1:]
 	}
 	s.ended = append(slices.Clip(s.ended), e)
+	if s.opts.OnPull != nil {
+		s.opts.OnPull(e, p.err)
+	}
 }

@@ -46,6 +46,10 @@ type Options struct {
 	Log        *slog.Logger
 	// OnEvent is called for each change, in order per object, and must not block.
 	OnEvent func(Event)
+	// Observer, if set, hears of the steps of lives; OnStall of repeated calls that find
+	// the first one at work, and at what.
+	Observer step.Observer
+	OnStall  func(stage string)
 }
 
 // Manager owns all pods and containers.
@@ -68,7 +72,11 @@ type Manager struct {
 // New opens the records. Recover must be called before anything else.
 func New(o Options) (*Manager, error) {
 	m := &Manager{Options: o, podIndex: flight.NewIndex[*Pod]("pod sandbox"), ctrIndex: flight.NewIndex[*Container]("container"), again: flight.NewAgain(5*time.Second, sweepMost)}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.ctx, m.cancel = context.WithCancel(step.WithObserver(context.Background(), o.Observer))
+	if o.OnStall != nil {
+		m.podIndex.Joined = func(p *Pod, there bool) { o.OnStall("sandbox " + step.Now(p, there)) }
+		m.ctrIndex.Joined = func(c *Container, there bool) { o.OnStall("container " + step.Now(c, there)) }
+	}
 	m.podSteps, m.ctrSteps = podSteps(), containerSteps()
 	quarantine := filepath.Join(o.StateDir, "quarantine")
 	var err, err2 error
@@ -105,11 +113,11 @@ func (m *Manager) Run(ctx context.Context, config *cri.PodSandboxConfig, handler
 		}
 		return nil
 	}
-	return m.podIndex.Fly(ctx, state.PodName(config.GetMetadata()), held, func() (string, error) { return m.makePod(config, h) })
+	return m.podIndex.Fly(ctx, state.PodName(config.GetMetadata()), held, func() (string, error) { return m.makePod(ctx, config, h) })
 }
 
-func (m *Manager) makePod(config *cri.PodSandboxConfig, h *process.Handler) (made string, err error) {
-	ctx, cancel := context.WithTimeout(m.ctx, h.Patience(m.MakeTime))
+func (m *Manager) makePod(call context.Context, config *cri.PodSandboxConfig, h *process.Handler) (made string, err error) {
+	ctx, cancel := context.WithTimeout(flight.Detach(m.ctx, call), h.Patience(m.MakeTime))
 	defer cancel()
 	id := ident.New()
 	req := state.PodRequest{Config: state.PodConfig{PodSandboxConfig: config}, Handler: h.Name}

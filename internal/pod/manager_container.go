@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
@@ -36,10 +37,10 @@ func (m *Manager) Create(ctx context.Context, podID string, config *cri.Containe
 		}
 		return errs.Errorf(errs.KindAlreadyExists, "cannot create container %s: container %s has that name; remove it first", c.name(), c.id)
 	}
-	return m.ctrIndex.Fly(ctx, state.ContainerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(p, config, from) })
+	return m.ctrIndex.Fly(ctx, state.ContainerName(p.id, config.GetMetadata()), held, func() (string, error) { return m.makeContainer(ctx, p, config, from) })
 }
 
-func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state.Source) (made string, err error) {
+func (m *Manager) makeContainer(call context.Context, p *Pod, config *cri.ContainerConfig, from *state.Source) (made string, err error) {
 	id, trail := ident.New(), new(step.Trail)
 	end := m.losses.Begin(step.Loss{Kind: "container", ID: id, Name: state.FullName(p.req.Config.GetMetadata()) + "/" + config.GetMetadata().GetName(), Owner: p.id}, trail)
 	defer func() { end(err) }()
@@ -54,7 +55,7 @@ func (m *Manager) makeContainer(p *Pod, config *cri.ContainerConfig, from *state
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(p.life, h.Patience(m.MakeTime))
+	ctx, cancel := context.WithTimeout(flight.Detach(p.life, call), h.Patience(m.MakeTime))
 	defer cancel()
 	req := state.ContainerRequest{Pod: p.id, Config: state.ContainerConfig{ContainerConfig: config}, Handler: p.req.Handler, From: from}
 	if err := m.complete(ctx, p, id, &req, trail); err != nil {
@@ -104,25 +105,9 @@ func (m *Manager) complete(ctx context.Context, p *Pod, id string, req *state.Co
 		return err
 	}
 	if req.Target, err = m.target(p, req.Config.ContainerConfig); err == nil {
-		req.Volumes, err = m.volumes(ctx, req.Config.ContainerConfig)
+		req.Volumes, err = state.Volumes(ctx, req.Config.ContainerConfig, m.Images.Resolve)
 	}
 	return err
-}
-
-// volumes resolves the images that mounts name.
-func (m *Manager) volumes(ctx context.Context, config *cri.ContainerConfig) (list []state.Volume, err error) {
-	for n, mount := range config.GetMounts() {
-		ref := mount.GetImage().GetImage()
-		if ref == "" {
-			continue
-		}
-		image, err := m.Images.Resolve(ctx, ref)
-		if err != nil {
-			return nil, fmt.Errorf("%.0wmount at %q: %w", errs.ImageVolumeMountFailed, mount.GetContainerPath(), err)
-		}
-		list = append(list, state.Volume{Mount: n, Image: image})
-	}
-	return list, nil
 }
 
 // dropContainer forgets a container whose making failed, like dropPod.

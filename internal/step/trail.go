@@ -53,11 +53,13 @@ const (
 // Begin notes that something is being done. The context it returns carries the entry
 // for Waits; end must be called once.
 func (t *Trail) Begin(ctx context.Context, v Verb, what string) (_ context.Context, end func(error)) {
+	ctx, told := observe(ctx, v, what)
 	if t == nil {
-		return ctx, func(error) {}
+		return ctx, told
 	}
 	e := t.add(v, what, true)
 	return context.WithValue(ctx, trailKey{}, mark{t, e}), func(err error) {
+		told(err)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		e.Running, e.Took, e.Err = false, time.Since(e.Began), ""
@@ -65,6 +67,40 @@ func (t *Trail) Begin(ctx context.Context, v Verb, what string) (_ context.Conte
 			e.Err = clip(cmp.Or(err.Error(), "it failed without a word"))
 		}
 	}
+}
+
+// Now is what is being done to an object, which may not be there yet.
+func Now(o Object, there bool) string {
+	what := "beginning"
+	if there {
+		for _, e := range o.Trail().Entries() {
+			if e.Running {
+				what = e.What
+			}
+		}
+	}
+	return what
+}
+
+// Observer is told of what is begun, and by the function that it returns of its end.
+// The context is what the thing is done with.
+type Observer func(ctx context.Context, v Verb, what string) (context.Context, func(error))
+
+type observerKey struct{}
+
+// WithObserver lets an observer hear of all that is done with the context.
+func WithObserver(ctx context.Context, o Observer) context.Context {
+	if o == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, observerKey{}, o)
+}
+
+func observe(ctx context.Context, v Verb, what string) (context.Context, func(error)) {
+	if o, ok := ctx.Value(observerKey{}).(Observer); ok {
+		return o(ctx, v, what)
+	}
+	return ctx, func(error) {}
 }
 
 // Reach notes a phase.

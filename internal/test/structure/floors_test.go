@@ -20,7 +20,7 @@ var floors = []struct {
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
-	{"daemon", []string{"internal/daemon"}},
+	{"daemon", []string{"internal/daemon", "internal/daemon/mark", "internal/daemon/facts"}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
 
@@ -33,6 +33,8 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
+	{"internal/daemon", "internal/daemon/mark", "its files"},
+	{"internal/daemon", "internal/daemon/facts", "what specifications depend on"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
 	{"internal/spec", "internal/oci", "a spec is built for a runtime"},
 	{"internal/cni", "internal/cni/...", "the service embeds the plugins and sweeps their tables"},
@@ -155,7 +157,7 @@ var fences = []struct {
 	{"k8s.io/klog", []string{"internal/stream"}},
 	{"golang.org/x/net", []string{"internal/stream"}},
 	{"k8s.io/client-go", nil}, // tests only
-	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/daemon", "internal/linux/lsm"}},
+	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/linux/lsm"}},
 }
 
 func TestFences(t *testing.T) {

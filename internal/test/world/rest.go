@@ -42,7 +42,7 @@ var resident = regexp.MustCompile(`^goroutine 1 ` +
 	`|os/signal\.(loop|signal_recv|Notify)` +
 	`|created by google\.golang\.org/grpc/internal/transport\.NewServerTransport` + // of the test's connection
 	`|created by google\.golang\.org/grpc\.\(\*Server\)\.handleRawConn` +
-	`|created by github\.com/monocrio/monocrio/internal/(daemon\.(\(\*parts\)\.serve|\(\*reloader\)\.watch|Run)|cni\.New)` +
+	`|created by github\.com/monocrio/monocrio/internal/(daemon\.(\(\*parts\)\.serve|\(\*reloader\)\.watch|Run)|cni\.New|telemetry/metric\.\(\*Server\)\.Serve)` +
 	`|pod\.\(\*Manager\)\.sweeper` +
 	`|notifier\.\(\*Notifier\)\.accept` +
 	`|created by github\.com/(coreos/go-systemd/v22/dbus|godbus/dbus/v5)\.` + // of the one connection to systemd that the systemd driver keeps

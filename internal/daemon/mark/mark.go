@@ -1,4 +1,6 @@
-package daemon
+// Package mark keeps the files that tell other programs, and the next start, which
+// version runs and how the last run ended. Nothing is removed because of them.
+package mark
 
 import (
 	"cmp"
@@ -10,13 +12,9 @@ import (
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/fsx"
-	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/version"
 	"golang.org/x/sys/unix"
 )
-
-// Files that tell other programs, and our next start, how the last run ended. Nothing
-// is removed because of them.
 
 func versionFile(c *config.Config) string {
 	return cmp.Or(c.Crio.VersionFile, filepath.Join(c.Crio.RunDir, "version"))
@@ -30,9 +28,9 @@ func cleanFile(c *config.Config) string {
 // means nothing.
 func supported(c *config.Config) string { return cleanFile(c) + ".supported" }
 
-// markStart writes the version, and tells whether the machine went down before the last
-// run's data were on the disk. From now until markEnd this one's are not.
-func markStart(c *config.Config) (crashed bool, err error) {
+// Start writes the version, and tells whether the machine went down before the last
+// run's data were on the disk. From now until End this one's are not.
+func Start(c *config.Config) (crashed bool, err error) {
 	_, err = os.Stat(versionFile(c)) // on a volatile file system
 	rebooted := errors.Is(err, os.ErrNotExist)
 	v := version.Version
@@ -60,8 +58,8 @@ func markStart(c *config.Config) (crashed bool, err error) {
 	return crashed, err
 }
 
-// markEnd forces the store's file system to the disk, then says so.
-func markEnd(c *config.Config) error {
+// End forces the store's file system to the disk, then says so.
+func End(c *config.Config) error {
 	for _, dir := range []string{c.Crio.Root, c.Crio.StateDir} {
 		f, err := os.Open(dir)
 		if err != nil {
@@ -84,19 +82,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// lookAfterCrash checks the image store in the background after the machine went down
-// without warning: the daemon serves meanwhile. Damage is told; a pull mends an image.
-func (p *parts) lookAfterCrash() {
-	damage, err := p.store.Check(storage.CheckOptions{Quick: true, MaxAge: unreferenced})
-	if err != nil {
-		p.log.Warn("cannot check the image store after an unclean shutdown", "err", err)
-		return
-	}
-	for _, d := range damage {
-		p.log.Error("the image store is damaged; crio check --repair removes this one, and a pull brings it anew",
-			"kind", d.Kind, "id", d.ID, "names", d.Names, "err", errors.Join(d.Errors...))
-	}
-	p.log.Info("the image store was checked after an unclean shutdown", "damaged", len(damage))
 }
