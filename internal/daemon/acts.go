@@ -27,6 +27,20 @@ import (
 
 // Pod implements pod.Specs.
 func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
+	acted, err := m.podActs(r, others)
+	if err != nil {
+		return nil, err
+	}
+	labelled, err := m.labelPod(r, others)
+	if err != nil {
+		acted()
+		return nil, err
+	}
+	return func() { acted(); labelled() }, nil
+}
+
+// podActs does what annotations say of a pod.
+func (m *specMaker) podActs(r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
 	allowed := m.allowed(r.Handler, r)
 	acts := allowed.ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
 	own := allowed.Acting(r.Config.GetAnnotations()) // what cannot be is an error here; of a handler it is let be
@@ -132,6 +146,9 @@ func fromRanges(list []idrange.Range) (out []specs.LinuxIDMapping) {
 
 // Admit implements pod.Specs.
 func (m *specMaker) Admit(p *state.PodRequest, c *state.ContainerRequest) error {
+	if err := m.labelContainer(p, c); err != nil {
+		return err
+	}
 	h := m.conf.Runtimes[p.Handler]
 	acts := m.allowed(p.Handler, p).ActingOver(h.DefaultAnnotations, p.Config.GetAnnotations(), c.Config.GetAnnotations())
 	if v, ok := acts.Get(annotation.StopSignal, ""); ok {

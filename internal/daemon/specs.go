@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/daemon/facts"
@@ -28,9 +27,9 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/secrets"
+	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/selinux/go-selinux"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,6 +47,7 @@ type specMaker struct {
 	runDir  string
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
+	labels  *selinux.Labeler  // nil: SELinux is off
 	nodeIDs idrange.Map       // uid_mappings and gid_mappings
 	secrets []secrets.Entry   // of mounts.conf
 	seccomp map[string][]byte // default profiles, by handler
@@ -58,10 +58,10 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 	m := &specMaker{conf: &c.Runtime, runDir: c.Crio.RunDir, hooks: &hooks.Folders{Dirs: c.Runtime.HooksDir, Log: log}, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
-		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmorDefault: c.Runtime.AppArmorProfile,
-		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
+		AppArmorDefault: c.Runtime.AppArmorProfile,
+		Env:             c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
 		AllCapabilities: facts.Capabilities(), SeccompListener: seccompSocket(c),
-		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership, HostNetworkUnlabelled: c.Runtime.HostNetworkSELinux,
+		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership,
 		MinGOMAXPROCS: int64(c.Runtime.MinGOMAXPROCS), InfraCPUs: c.Runtime.InfraCPUSet, SharedCPUs: c.Runtime.SharedCPUSet,
 	}
 	for _, n := range c.Runtime.DefaultCapabilities {
@@ -121,7 +121,7 @@ func (m *specMaker) Infra(_ context.Context, r pod.SpecRequest) (*specs.Spec, er
 // Container implements pod.Specs.
 func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
 	in := m.input(&r)
-	in.Config, in.Image = r.Config, r.Image.Config
+	in.Config, in.Image, in.ProcessLabel, in.MountLabel = r.Config, r.Image.Config, r.SELinux.Process, r.SELinux.Mount
 	var err error
 	if in.Passwd, err = facts.ReadInRoot(r.Rootfs, "/etc/passwd"); err != nil {
 		return nil, nil, err
@@ -161,7 +161,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
 	}
-	m.relabel(&in, res.Spec)
+	m.relabel(&in, ctrDir(&r))
 	m.hooks.Inject(res.Spec, hooks.Facts{Annotations: res.Spec.Annotations, Command: res.Spec.Process.Args[0], BindMounts: len(r.Config.GetMounts()) > 0})
 	u := res.User
 	return res.Spec, &state.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
@@ -232,7 +232,7 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	md := c.GetMetadata()
 	p := spec.Pod{
 		ID: r.Pod.ID, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(),
-		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(), SELinux: c.GetLinux().GetSecurityContext().GetSelinuxOptions(),
+		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(),
 		ResolvConf: filepath.Join(r.Files, files.Resolv), Hosts: filepath.Join(r.Files, files.Hosts),
 		HostnameFile: filepath.Join(r.Files, files.Hostname), Annotations: c.GetAnnotations(),
 		CgroupParent: c.GetLinux().GetCgroupParent(), Handler: req.Handler, CNIResult: string(r.Pod.Status.Result), IPs: r.Pod.Status.IPs, Ports: c.GetPortMappings(),
@@ -341,25 +341,6 @@ func (m *specMaker) imageVolumes(r *pod.SpecRequest) (list []spec.Volume, err er
 		}
 	}
 	return list, nil
-}
-
-// relabel gives mounts that ask for it the container's SELinux label.
-func (m *specMaker) relabel(in *spec.Input, s *specs.Spec) {
-	if !m.node.SELinux || s.Linux.MountLabel == "" {
-		return
-	}
-	skip := in.Acting().Is(annotation.SkipRelabel, in.Config.GetMetadata().GetName(), "true")
-	for _, r := range in.Mounts {
-		if !r.GetSelinuxRelabel() {
-			continue
-		}
-		if has, err := selinux.FileLabel(r.Source); skip && err == nil && has == s.Linux.MountLabel {
-			continue // so has what is in it, the pod says; to look at all of it may take minutes
-		}
-		if err := selinux.Chcon(r.Source, s.Linux.MountLabel, true); err != nil {
-			m.log.Warn("cannot relabel a mount", "ctr", in.ID, "path", r.Source, "err", err)
-		}
-	}
 }
 
 var _ pod.Specs = (*specMaker)(nil)

@@ -21,11 +21,13 @@ import (
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/notifier"
 	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/puller"
+	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
@@ -42,6 +44,7 @@ type parts struct {
 	now     current // what a reload changes
 	driver  cgroup.Driver
 	ids     *idrange.Pool
+	labels  *selinux.Labeler
 	store   *storage.Store
 	images  *image.Service
 	network *cni.Network
@@ -85,7 +88,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
-	p.ids = idPool(&c.Runtime)
+	p.ids, p.labels = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}
 	g, err := p.newGeneration(c)
 	if err != nil {
 		return p, err

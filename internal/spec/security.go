@@ -89,10 +89,8 @@ func (b *builder) security() error {
 	if !b.sc.GetPrivileged() {
 		b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}
-	if err := b.apparmor(); err != nil {
-		return err
-	}
-	return b.selinux()
+	b.spec.Process.SelinuxLabel, b.spec.Linux.MountLabel = b.in.ProcessLabel, b.in.MountLabel
+	return b.apparmor()
 }
 
 func (b *builder) apparmor() error {
@@ -139,33 +137,6 @@ func profile(p *cri.SecurityProfile, old string) (*cri.SecurityProfile, error) {
 		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
 	}
 	return nil, errs.Invalid("profile %q: runtime/default, unconfined and localhost/NAME are known", old)
-}
-
-// selinux sets labels where the kernel has SELinux. The level of the pod holds for
-// all its containers unless they say otherwise.
-func (b *builder) selinux() error {
-	if !b.in.Node.SELinux || b.sc.GetPrivileged() || b.in.Node.HostNetworkUnlabelled && b.in.Pod.Net == "" {
-		return nil
-	}
-	o := b.sc.GetSelinuxOptions()
-	if o == nil {
-		o = b.in.Pod.SELinux
-	}
-	field := func(v, def string) string {
-		if v == "" {
-			return def
-		}
-		return v
-	}
-	u, r, l := field(o.GetUser(), "system_u"), field(o.GetRole(), "system_r"), field(o.GetLevel(), "s0")
-	for _, v := range []string{u, r, l, o.GetType()} {
-		if strings.ContainsAny(v, " \t\n\x00") {
-			return errs.Invalid("selinux_options: %q has a blank", v)
-		}
-	}
-	b.spec.Process.SelinuxLabel = strings.Join([]string{u, r, field(o.GetType(), "container_t"), l}, ":")
-	b.spec.Linux.MountLabel = strings.Join([]string{u, "object_r", "container_file_t", l}, ":")
-	return nil
 }
 
 // seccomp loads the profile: the built-in default is that of Docker, which

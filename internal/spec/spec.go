@@ -44,6 +44,8 @@ type Input struct {
 	Devices, HostDevices []Device
 	// Localhost is the content of the seccomp profile that the request names.
 	Localhost []byte
+	// ProcessLabel and MountLabel are SELinux labels; empty: none.
+	ProcessLabel, MountLabel string
 	// Allowed are the annotations of pod and container that may act; DefaultAnnotations
 	// the handler's own, under them.
 	Allowed            annotation.Allowed
@@ -73,7 +75,6 @@ type Pod struct {
 	Privileged bool
 	// Files of the pod; "" leaves the image's.
 	ResolvConf, Hosts, HostnameFile, Shm string
-	SELinux                              *cri.SELinuxOption
 	Annotations                          map[string]string
 	// CgroupParent is what the kubelet names; its classes of pods are to be seen there.
 	CgroupParent string
@@ -91,9 +92,9 @@ type Node struct {
 	// SwapAccounting says that a swap limit can be set.
 	SwapAccounting bool
 	// HugePages are the sizes that the kernel limits ("2MB").
-	HugePages         []string
-	SELinux, AppArmor bool
-	AppArmorDefault   string
+	HugePages       []string
+	AppArmor        bool
+	AppArmorDefault string
 	// Capabilities are the default ones; all names with CAP_.
 	Capabilities []string
 	// AllCapabilities are those that the kernel knows.
@@ -120,8 +121,6 @@ type Node struct {
 	InheritableCapabilities bool
 	// DeviceOwnership gives devices to the user and group of the request.
 	DeviceOwnership bool
-	// HostNetworkUnlabelled leaves out SELinux for pods of the host's network.
-	HostNetworkUnlabelled bool
 	// Localtime is the file for /etc/localtime; "": the image's.
 	Localtime string
 	// Secrets are files and folders that every container gets to see.

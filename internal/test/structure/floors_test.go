@@ -17,7 +17,7 @@ var floors = []struct {
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
 	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
 	{"daemon", []string{"internal/daemon", "internal/daemon/mark", "internal/daemon/facts"}},
@@ -151,7 +151,7 @@ var fences = []struct {
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
 	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/facts", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
 	{"k8s.io/klog", []string{"internal/stream"}},
