@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/checkpoint/archive"
 	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
@@ -132,6 +133,11 @@ func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
 		return state.Image{}, err
 	}
 	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config}
+	for _, key := range []string{annotation.SeccompProfile, "seccomp-profile.kubernetes.cri-o.io"} {
+		if v := i.Annotations[key]; v != "" && out.Annotations == nil {
+			out.Annotations = map[string]string{key: v}
+		}
+	}
 	if len(i.RepoDigests) > 0 {
 		out.Ref = i.RepoDigests[0]
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/daemon/facts"
@@ -47,10 +48,12 @@ type specMaker struct {
 	runDir  string
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
-	labels  *selinux.Labeler  // nil: SELinux is off
-	nodeIDs idrange.Map       // uid_mappings and gid_mappings
-	secrets []secrets.Entry   // of mounts.conf
-	seccomp map[string][]byte // default profiles, by handler
+	labels  *selinux.Labeler // nil: SELinux is off
+	// artifacts is nil where none are kept.
+	artifacts Artifacts
+	nodeIDs   idrange.Map       // uid_mappings and gid_mappings
+	secrets   []secrets.Entry   // of mounts.conf
+	seccomp   map[string][]byte // default profiles, by handler
 }
 
 func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Logger) (*specMaker, error) {
@@ -119,8 +122,9 @@ func (m *specMaker) Infra(_ context.Context, r pod.SpecRequest) (*specs.Spec, er
 }
 
 // Container implements pod.Specs.
-func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
+func (m *specMaker) Container(ctx context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
 	in := m.input(&r)
+	in.ImageAnnotations = r.Image.Annotations
 	in.Config, in.Image, in.ProcessLabel, in.MountLabel = r.Config, r.Image.Config, r.SELinux.Process, r.SELinux.Mount
 	var err error
 	if in.Passwd, err = facts.ReadInRoot(r.Rootfs, "/etc/passwd"); err != nil {
@@ -145,7 +149,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err := m.container(&in, &r); err != nil {
 		return nil, nil, err
 	}
-	if err := m.security(&in); err != nil {
+	if err := m.security(ctx, &in); err != nil {
 		return nil, nil, err
 	}
 	res, err := spec.Build(in)
@@ -180,9 +184,13 @@ func (m *specMaker) injectCDI(s *specs.Spec, c *cri.ContainerConfig) error {
 	return m.cdi.Inject(s, names)
 }
 
-// security reads what a privileged container and a localhost profile need.
-func (m *specMaker) security(in *spec.Input) error {
+// security reads what a privileged container and a profile need.
+func (m *specMaker) security(ctx context.Context, in *spec.Input) (err error) {
 	sc := in.Config.GetLinux().GetSecurityContext()
+	if ref := in.SeccompArtifact(); ref != "" {
+		in.Artifact, err = m.artifact(ctx, ref)
+		return err
+	}
 	if sc.GetPrivileged() && !in.Node.PrivilegedNoHostDevices {
 		list, err := device.Host()
 		if err != nil {
@@ -207,11 +215,28 @@ func (m *specMaker) security(in *spec.Input) error {
 	if !filepath.IsAbs(ref) {
 		return errs.Invalid("seccomp profile %q: an absolute path is needed", ref)
 	}
-	var err error
 	if in.Localhost, err = os.ReadFile(ref); err != nil {
 		return errs.Invalid("seccomp profile: %w", err)
 	}
 	return nil
+}
+
+// Artifacts holds OCI artifacts.
+type Artifacts interface {
+	// Profile is the seccomp profile in an artifact; one that is not here is pulled.
+	Profile(ctx context.Context, ref string) ([]byte, error)
+}
+
+// artifact reads the seccomp profile in an artifact.
+func (m *specMaker) artifact(ctx context.Context, ref string) ([]byte, error) {
+	if m.artifacts == nil {
+		return nil, errs.Unimplemented("annotation %s = %q: this node keeps no OCI artifacts", annotation.SeccompProfile, ref)
+	}
+	data, err := m.artifacts.Profile(ctx, ref)
+	if err != nil {
+		return nil, errs.Errorf(errs.KindOf(err), "annotation %s = %q: %w", annotation.SeccompProfile, ref, err)
+	}
+	return data, nil
 }
 
 // input is what pods' infra processes and containers have in common.

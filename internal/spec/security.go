@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/errs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -139,11 +140,38 @@ func profile(p *cri.SecurityProfile, old string) (*cri.SecurityProfile, error) {
 	return nil, errs.Invalid("profile %q: runtime/default, unconfined and localhost/NAME are known", old)
 }
 
+// SeccompArtifact is the reference of the OCI artifact with the container's seccomp
+// profile, "" if it has none. A profile of the request wins; the kubelet sends
+// "unconfined" for users who say nothing, so that is none. The annotation may be meant
+// for one container, for all of the pod (NAME/POD, or alone), or be the image's.
+func (in *Input) SeccompArtifact() string {
+	sc := in.Config.GetLinux().GetSecurityContext()
+	p, err := profile(sc.GetSeccomp(), sc.GetSeccompProfilePath())      //nolint:staticcheck // old clients still send it
+	asked := sc.GetSeccomp() != nil || sc.GetSeccompProfilePath() != "" //nolint:staticcheck // as above
+	if sc.GetPrivileged() || err != nil || asked && p.GetProfileType() != cri.SecurityProfile_Unconfined {
+		return ""
+	}
+	for _, scope := range []string{in.Config.GetMetadata().GetName(), "POD"} {
+		if ref, ok := in.Acting().Get(annotation.SeccompProfile, scope); ok {
+			return ref
+		}
+	}
+	ref, _ := in.Allowed.Acting(in.ImageAnnotations).Get(annotation.SeccompProfile, "")
+	return ref
+}
+
 // seccomp loads the profile: the built-in default is that of Docker, which
 // Kubernetes' documentation describes. It depends on the capabilities, so it comes
 // last.
 func (b *builder) seccomp() error {
 	p := b.sc.GetSeccomp()
+	if ref := b.in.SeccompArtifact(); ref != "" {
+		var err error
+		if b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Artifact), b.spec); err != nil {
+			return errs.Invalid("annotation %s: the seccomp profile of artifact %s: %w", annotation.SeccompProfile, ref, err)
+		}
+		return nil
+	}
 	if b.sc.GetPrivileged() {
 		if b.in.Node.PrivilegedSeccomp == nil {
 			return nil

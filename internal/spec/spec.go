@@ -44,6 +44,10 @@ type Input struct {
 	Devices, HostDevices []Device
 	// Localhost is the content of the seccomp profile that the request names.
 	Localhost []byte
+	// Artifact is the content of the seccomp profile that SeccompArtifact names.
+	Artifact []byte
+	// ImageAnnotations are the image's own; of them the seccomp profile alone may act.
+	ImageAnnotations map[string]string
 	// ProcessLabel and MountLabel are SELinux labels; empty: none.
 	ProcessLabel, MountLabel string
 	// Allowed are the annotations of pod and container that may act; DefaultAnnotations

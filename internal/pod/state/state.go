@@ -107,6 +107,8 @@ type Image struct {
 	ID, Ref, Name string
 	// Platform is OS/ARCHITECTURE, with a variant OS/ARCHITECTURE/VARIANT.
 	Platform string `json:",omitempty"`
+	// Annotations are those of its manifest that may act.
+	Annotations map[string]string `json:",omitempty"`
 	Config   v1.ImageConfig
 }
 
