@@ -4,7 +4,8 @@
 // Whoever may make a pod writes its annotations, so none acts unless the administrator
 // allows it: by a runtime handler, or by a workload that the pod activates. What is not
 // allowed is taken away before anything looks at it, the OCI runtime included. Only the
-// annotations of CRI requests come here; those of images and archives never act.
+// annotations of CRI requests come here; those of archives never act, and of images only
+// the seccomp profile, which can but confine.
 //
 // It imports nothing of ours.
 package annotation
@@ -71,8 +72,8 @@ func Table() []Known {
 		{Name: UnifiedCgroup, Old: old("UnifiedCgroup"), Scoped: true, Effect: "files of the container's cgroup v2: KEY=VALUE;KEY=VALUE"},
 		{Name: CgroupWritable, Old: old("cgroup2-mount-hierarchy-rw"), Scoped: true, Effect: "true: /sys/fs/cgroup can be written to (cgroup v2)"},
 		{Name: Umask, Old: old("umask"), Scoped: true, Effect: "umask of the first process, octal"},
-		{Name: SeccompProfile, Old: "seccomp-profile.kubernetes.cri-o.io", Scoped: true, Effect: "reference of an OCI artifact that holds a seccomp profile", Inert: true},
-		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them", Inert: true},
+		{Name: SeccompProfile, Old: "seccomp-profile.kubernetes.cri-o.io", Scoped: true, Effect: "reference of an OCI artifact that holds a seccomp profile, for containers that ask for none; NAME/POD: of all containers; an image may have it too"},
+		{Name: SeccompNotify, Old: old("seccompNotifierAction"), Effect: "log calls that seccomp forbids; stop: end the container after them"},
 		{Name: LinkLogs, Old: old("LinkLogs"), Effect: "name of an emptyDir in which the pod's logs are to be seen, below logs"},
 		{Name: DisableFIPS, Old: old("DisableFIPS"), Scoped: true, Effect: "true: containers see a kernel without FIPS mode"},
 		{Name: SkipRelabel, Old: old("TrySkipVolumeSELinuxLabel"), Scoped: true, Effect: "true: volumes whose top folder has the right SELinux label are not relabelled"},

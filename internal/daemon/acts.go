@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/idrange"
@@ -27,6 +27,20 @@ import (
 
 // Pod implements pod.Specs.
 func (m *specMaker) Pod(_ string, r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
+	acted, err := m.podActs(r, others)
+	if err != nil {
+		return nil, err
+	}
+	labelled, err := m.labelPod(r, others)
+	if err != nil {
+		acted()
+		return nil, err
+	}
+	return func() { acted(); labelled() }, nil
+}
+
+// podActs does what annotations say of a pod.
+func (m *specMaker) podActs(r *state.PodRequest, others func() []state.PodView) (done func(), err error) {
 	allowed := m.allowed(r.Handler, r)
 	acts := allowed.ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
 	own := allowed.Acting(r.Config.GetAnnotations()) // what cannot be is an error here; of a handler it is let be
@@ -132,6 +146,9 @@ func fromRanges(list []idrange.Range) (out []specs.LinuxIDMapping) {
 
 // Admit implements pod.Specs.
 func (m *specMaker) Admit(p *state.PodRequest, c *state.ContainerRequest) error {
+	if err := m.labelContainer(p, c); err != nil {
+		return err
+	}
 	h := m.conf.Runtimes[p.Handler]
 	acts := m.allowed(p.Handler, p).ActingOver(h.DefaultAnnotations, p.Config.GetAnnotations(), c.Config.GetAnnotations())
 	if v, ok := acts.Get(annotation.StopSignal, ""); ok {
@@ -206,7 +223,7 @@ func (m *specMaker) askedDevices(in *spec.Input, name string) error {
 		if !slices.Contains(m.conf.AllowedDevices, host) {
 			return errs.Invalid("annotation %s: device %s is not among allowed_devices of [crio.runtime]: %s", annotation.Devices, host, strings.Join(m.conf.AllowedDevices, ", "))
 		}
-		list, err := parseDevice("annotation "+annotation.Devices, d)
+		list, err := facts.ParseDevice("annotation "+annotation.Devices, d)
 		if err != nil {
 			return err
 		}
@@ -233,15 +250,15 @@ func (m *specMaker) fipsFile(in *spec.Input, name string) (string, error) {
 // profiles reads the seccomp profile files of the node and of handlers; a handler
 // without one of its own has the node's.
 func (m *specMaker) profiles() (err error) {
-	if m.node.Seccomp, err = readProfile("seccomp_profile", m.conf.SeccompProfile, m.log); err != nil {
+	if m.node.Seccomp, err = facts.ReadProfile("seccomp_profile", m.conf.SeccompProfile, m.log); err != nil {
 		return err
 	}
-	if m.node.PrivilegedSeccomp, err = readProfile("privileged_seccomp_profile", m.conf.PrivilegedSeccomp, m.log); err != nil {
+	if m.node.PrivilegedSeccomp, err = facts.ReadProfile("privileged_seccomp_profile", m.conf.PrivilegedSeccomp, m.log); err != nil {
 		return err
 	}
 	m.seccomp = map[string][]byte{}
 	for name, h := range m.conf.Runtimes {
-		data, err := readProfile("seccomp_profile of handler "+name, h.SeccompProfile, m.log)
+		data, err := facts.ReadProfile("seccomp_profile of handler "+name, h.SeccompProfile, m.log)
 		if err != nil {
 			return err
 		}
@@ -250,48 +267,6 @@ func (m *specMaker) profiles() (err error) {
 		}
 	}
 	return nil
-}
-
-func readProfile(key, path string, log *slog.Logger) ([]byte, error) {
-	if path == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		log.Warn("the file of a seccomp profile is not there; what holds without it is used", "option", key, "path", path)
-		return nil, nil
-	} else if err != nil {
-		return nil, errs.Invalid("[crio.runtime] %s: %w", key, err)
-	}
-	return data, nil
-}
-
-// localtime is the file of the node's time zone option; "" for none.
-func localtime(zone string) (string, error) {
-	path := "/etc/localtime"
-	switch {
-	case zone == "":
-		return "", nil
-	case zone != "Local":
-		if !filepath.IsLocal(zone) {
-			return "", errs.Invalid("[crio.runtime] timezone = %q: write Local, or a name such as Europe/Berlin", zone)
-		}
-		path = filepath.Join("/usr/share/zoneinfo", zone)
-	}
-	real, err := filepath.EvalSymlinks(path)
-	if zone == "Local" && errors.Is(err, fs.ErrNotExist) {
-		return "", nil // the node has none: UTC, like containers
-	}
-	if err == nil {
-		var fi os.FileInfo
-		if fi, err = os.Stat(real); err == nil && !fi.Mode().IsRegular() {
-			err = errs.Invalid("it is no file")
-		}
-	}
-	if err != nil {
-		return "", errs.Invalid("[crio.runtime] timezone = %q: %w; write Local, or the name of a zone that is below /usr/share/zoneinfo", zone, err)
-	}
-	return real, nil
 }
 
 // defaultMounts reads mounts.conf.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/pod/state"
@@ -24,7 +25,7 @@ func wantError(t *testing.T, what string, err error, want string) {
 
 func TestLocaltime(t *testing.T) {
 	for zone, want := range map[string]string{"": "", "Local": "", "../../../etc/passwd": "write Local", "/etc/passwd": "write Local", "No/Where": "No/Where", "Asia/": "Asia"} {
-		_, err := localtime(zone)
+		_, err := facts.Localtime(zone)
 		wantError(t, zone, err, want)
 	}
 }

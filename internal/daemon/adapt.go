@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/checkpoint/archive"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
@@ -141,6 +143,11 @@ func (s images) Resolve(ctx context.Context, spec *api.ImageSpec, namespace stri
 		return state.Image{}, err
 	}
 	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config, Artifact: i.Artifact}
+	for _, key := range []string{annotation.SeccompProfile, "seccomp-profile.kubernetes.cri-o.io"} {
+		if v := i.Annotations[key]; v != "" && out.Annotations == nil {
+			out.Annotations = map[string]string{key: v}
+		}
+	}
 	if len(i.RepoDigests) > 0 {
 		out.Ref = i.RepoDigests[0]
 	}
@@ -199,7 +206,7 @@ func askFeatures(h *process.Handler, log *slog.Logger) *api.RuntimeHandlerFeatur
 		log.Warn("a runtime does not tell its features; recursive read-only mounts and user namespaces are not offered for it", "handler", h.Name, "err", err)
 		return out
 	}
-	out.RecursiveReadOnlyMounts = hasMountSetattr() && slices.Contains(f.MountOptions, "rro")
+	out.RecursiveReadOnlyMounts = facts.HasMountSetattr() && slices.Contains(f.MountOptions, "rro")
 	if l := f.Linux; l != nil && slices.Contains(l.Namespaces, "user") {
 		m := l.MountExtensions
 		out.UserNamespaces = m != nil && m.IDMap != nil && m.IDMap.Enabled != nil && *m.IDMap.Enabled

@@ -9,6 +9,7 @@ import (
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
@@ -40,6 +41,12 @@ func (p *parts) newGeneration(c *config.Config) (*generation, error) {
 		return nil, err
 	}
 	sm.ids = p.ids // what is taken stays so
+	if c.Runtime.SELinux && lsm.SELinuxEnabled() {
+		sm.labels = p.labels
+	}
+	if p.artifacts != nil {
+		sm.artifacts = p.artifacts
+	}
 	return &generation{conf: c, handlers: hs, specs: sm}, nil
 }
 

@@ -50,6 +50,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	if err := p.pods.Recover(ctx); err != nil {
 		return errors.Join(err, p.close())
 	}
+	p.recoverNotifier()
 	if crashed && c.Crio.InternalRepair {
 		go p.lookAfterCrash()
 	}

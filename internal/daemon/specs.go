@@ -14,25 +14,23 @@ import (
 	"sync"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"github.com/moby/sys/capability"
 	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/cdi"
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/hooks"
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
-	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/secrets"
+	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/spec"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/selinux/go-selinux"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -50,9 +48,12 @@ type specMaker struct {
 	runDir  string
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
-	nodeIDs idrange.Map       // uid_mappings and gid_mappings
-	secrets []secrets.Entry   // of mounts.conf
-	seccomp map[string][]byte // default profiles, by handler
+	labels  *selinux.Labeler // nil: SELinux is off
+	// artifacts is nil where none are kept.
+	artifacts Artifacts
+	nodeIDs   idrange.Map       // uid_mappings and gid_mappings
+	secrets   []secrets.Entry   // of mounts.conf
+	seccomp   map[string][]byte // default profiles, by handler
 }
 
 func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Logger) (*specMaker, error) {
@@ -60,10 +61,10 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 	m := &specMaker{conf: &c.Runtime, runDir: c.Crio.RunDir, hooks: &hooks.Folders{Dirs: c.Runtime.HooksDir, Log: log}, ready: hs, reject: c.Runtime.AbsentMountSources, volumes: c.Image.ImageVolumes, self: self, cdi: cdi.Devices{Dirs: c.Runtime.CDISpecDirs}, log: log}
 	m.node = spec.Node{
 		CgroupV2: cgroup.Unified(), SwapAccounting: ctl.Swap, HugePages: ctl.HugePageSizes,
-		SELinux: c.Runtime.SELinux && selinux.GetEnabled(), AppArmor: appArmor(c.Runtime.AppArmorProfile, log), AppArmorDefault: c.Runtime.AppArmorProfile,
-		Env: c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
-		AllCapabilities:         knownCapabilities(),
-		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership, HostNetworkUnlabelled: c.Runtime.HostNetworkSELinux,
+		AppArmorDefault: c.Runtime.AppArmorProfile,
+		Env:             c.Runtime.DefaultEnv, PidsLimit: c.Runtime.PidsLimit, ReadOnly: c.Runtime.ReadOnly, CRIUConfig: criu,
+		AllCapabilities: facts.Capabilities(), SeccompListener: seccompSocket(c),
+		InheritableCapabilities: c.Runtime.AddInheritableCaps, DeviceOwnership: c.Runtime.DeviceOwnership,
 		MinGOMAXPROCS: int64(c.Runtime.MinGOMAXPROCS), InfraCPUs: c.Runtime.InfraCPUSet, SharedCPUs: c.Runtime.SharedCPUSet,
 	}
 	for _, n := range c.Runtime.DefaultCapabilities {
@@ -74,17 +75,20 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		m.node.Capabilities = append(m.node.Capabilities, n)
 	}
 	var err error
-	if m.node.Rlimits, err = rlimits(c.Runtime.DefaultUlimits); err != nil {
+	if m.node.AppArmor, err = facts.AppArmor(c.Runtime.AppArmorProfile, log); err != nil {
+		return nil, err
+	}
+	if m.node.Rlimits, err = facts.Rlimits(c.Runtime.DefaultUlimits); err != nil {
 		return nil, err
 	}
 	for _, d := range c.Runtime.AdditionalDevices {
-		list, err := parseDevice("[crio.runtime] additional_devices", d)
+		list, err := facts.ParseDevice("[crio.runtime] additional_devices", d)
 		if err != nil {
 			return nil, err
 		}
 		m.node.Devices = append(m.node.Devices, list...)
 	}
-	if m.node.Localtime, err = localtime(c.Runtime.Timezone); err != nil {
+	if m.node.Localtime, err = facts.Localtime(c.Runtime.Timezone); err != nil {
 		return nil, err
 	}
 	if u, g := c.Runtime.UIDMappings, c.Runtime.GIDMappings; u != "" || g != "" {
@@ -96,101 +100,6 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 		return nil, err
 	}
 	return m, m.profiles()
-}
-
-// appArmor loads the default profile where the kernel has AppArmor, and tells
-// whether profiles can be used.
-func appArmor(name string, log *slog.Logger) bool {
-	if !lsm.AppArmorEnabled() {
-		return false
-	}
-	if err := lsm.LoadAppArmorDefault(context.Background(), name); err != nil {
-		log.Warn("containers run without AppArmor", "err", err)
-		return false
-	}
-	return true
-}
-
-// hasMountSetattr tells whether mounts can be made read-only with all below them
-// (mount_setattr(2), Linux 5.12).
-func hasMountSetattr() bool {
-	return !errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS)
-}
-
-func knownCapabilities() (names []string) {
-	list, err := capability.ListSupported()
-	if err != nil {
-		list = capability.ListKnown()
-	}
-	for _, c := range list {
-		names = append(names, "CAP_"+strings.ToUpper(c.String()))
-	}
-	return names
-}
-
-// rlimits reads NAME=SOFT:HARD; one number is both, "unlimited" or -1 is none.
-func rlimits(list []string) (out []specs.POSIXRlimit, err error) {
-	for _, e := range list {
-		name, text, ok := strings.Cut(e, "=")
-		soft, hard, two := strings.Cut(text, ":")
-		if !two {
-			hard = soft
-		}
-		s, err1 := limit(soft)
-		h, err2 := limit(hard)
-		if !ok || err1 != nil || err2 != nil || s > h {
-			return nil, errs.Invalid("[crio.runtime] default_ulimits: %q: write NAME=SOFT:HARD, for example nofile=1024:4096", e)
-		}
-		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: s, Hard: h})
-	}
-	return out, nil
-}
-
-func limit(s string) (uint64, error) {
-	if s == "unlimited" || s == "-1" {
-		return unix.RLIM_INFINITY, nil
-	}
-	return strconv.ParseUint(s, 10, 64)
-}
-
-// parseDevice reads HOST[:CONTAINER[:PERMISSIONS]].
-func parseDevice(where, s string) ([]spec.Device, error) {
-	part := strings.Split(s, ":")
-	if len(part) > 3 || !filepath.IsAbs(part[0]) {
-		return nil, errs.Invalid("%s: %q: write HOST:CONTAINER:PERMISSIONS", where, s)
-	}
-	d := &cri.Device{HostPath: part[0], ContainerPath: part[0], Permissions: "rwm"}
-	if len(part) > 1 {
-		d.ContainerPath = part[1]
-	}
-	if len(part) > 2 {
-		d.Permissions = part[2]
-	}
-	return findDevice(d)
-}
-
-func findDevice(d *cri.Device) ([]spec.Device, error) {
-	found, err := device.Find(d.GetHostPath())
-	if err != nil {
-		return nil, err
-	}
-	var list []spec.Device
-	for _, f := range found {
-		to := d.GetContainerPath()
-		if to == "" {
-			to = d.GetHostPath()
-		}
-		to = filepath.Join(to, strings.TrimPrefix(f.Path, d.GetHostPath()))
-		list = append(list, toSpec(f, to, d.GetPermissions()))
-	}
-	return list, nil
-}
-
-func toSpec(f device.Device, to, access string) spec.Device {
-	if access == "" {
-		access = "rwm"
-	}
-	return spec.Device{Path: to, Type: f.Type, Major: f.Major, Minor: f.Minor, Mode: f.Mode, UID: f.UID, GID: f.GID, Access: access}
 }
 
 // Check implements pod.Specs.
@@ -213,14 +122,15 @@ func (m *specMaker) Infra(_ context.Context, r pod.SpecRequest) (*specs.Spec, er
 }
 
 // Container implements pod.Specs.
-func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
+func (m *specMaker) Container(ctx context.Context, r pod.SpecRequest) (*specs.Spec, *state.User, error) {
 	in := m.input(&r)
-	in.Config, in.Image = r.Config, r.Image.Config
+	in.ImageAnnotations = r.Image.Annotations
+	in.Config, in.Image, in.ProcessLabel, in.MountLabel = r.Config, r.Image.Config, r.SELinux.Process, r.SELinux.Mount
 	var err error
-	if in.Passwd, err = readInRoot(r.Rootfs, "/etc/passwd"); err != nil {
+	if in.Passwd, err = facts.ReadInRoot(r.Rootfs, "/etc/passwd"); err != nil {
 		return nil, nil, err
 	}
-	if in.Group, err = readInRoot(r.Rootfs, "/etc/group"); err != nil {
+	if in.Group, err = facts.ReadInRoot(r.Rootfs, "/etc/group"); err != nil {
 		return nil, nil, err
 	}
 	if in.Mounts, err = m.mounts(&r); err != nil {
@@ -230,7 +140,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 		return nil, nil, err
 	}
 	for _, d := range r.Config.GetDevices() {
-		list, err := findDevice(d)
+		list, err := facts.FindDevice(d)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -239,7 +149,7 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err := m.container(&in, &r); err != nil {
 		return nil, nil, err
 	}
-	if err := m.security(&in); err != nil {
+	if err := m.security(ctx, &in); err != nil {
 		return nil, nil, err
 	}
 	res, err := spec.Build(in)
@@ -249,13 +159,13 @@ func (m *specMaker) Container(_ context.Context, r pod.SpecRequest) (*specs.Spec
 	if err := m.injectCDI(res.Spec, r.Config); err != nil {
 		return nil, nil, err
 	}
-	if err := checkAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
+	if err := facts.CheckAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
 		return nil, nil, err
 	}
 	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
 	}
-	m.relabel(&in, res.Spec)
+	m.relabel(&in, ctrDir(&r))
 	m.hooks.Inject(res.Spec, hooks.Facts{Annotations: res.Spec.Annotations, Command: res.Spec.Process.Args[0], BindMounts: len(r.Config.GetMounts()) > 0})
 	u := res.User
 	return res.Spec, &state.User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}, nil
@@ -274,28 +184,20 @@ func (m *specMaker) injectCDI(s *specs.Spec, c *cri.ContainerConfig) error {
 	return m.cdi.Inject(s, names)
 }
 
-// checkAppArmor refuses a profile that the kernel does not have.
-func checkAppArmor(name string) error {
-	if name == "" || name == "unconfined" {
-		return nil
-	}
-	there, err := lsm.AppArmorLoaded(name)
-	if err == nil && !there {
-		err = errs.Precondition("AppArmor profile %q is not loaded on this node", name)
-	}
-	return err
-}
-
-// security reads what a privileged container and a localhost profile need.
-func (m *specMaker) security(in *spec.Input) error {
+// security reads what a privileged container and a profile need.
+func (m *specMaker) security(ctx context.Context, in *spec.Input) (err error) {
 	sc := in.Config.GetLinux().GetSecurityContext()
+	if ref := in.SeccompArtifact(); ref != "" {
+		in.Artifact, err = m.artifact(ctx, ref)
+		return err
+	}
 	if sc.GetPrivileged() && !in.Node.PrivilegedNoHostDevices {
 		list, err := device.Host()
 		if err != nil {
 			return err
 		}
 		for _, d := range list {
-			in.HostDevices = append(in.HostDevices, toSpec(d, d.Path, "rwm"))
+			in.HostDevices = append(in.HostDevices, facts.Device(d, d.Path, "rwm"))
 		}
 	}
 	ref := ""
@@ -313,11 +215,28 @@ func (m *specMaker) security(in *spec.Input) error {
 	if !filepath.IsAbs(ref) {
 		return errs.Invalid("seccomp profile %q: an absolute path is needed", ref)
 	}
-	var err error
 	if in.Localhost, err = os.ReadFile(ref); err != nil {
 		return errs.Invalid("seccomp profile: %w", err)
 	}
 	return nil
+}
+
+// Artifacts holds OCI artifacts.
+type Artifacts interface {
+	// Profile is the seccomp profile in an artifact; one that is not here is pulled.
+	Profile(ctx context.Context, ref string) ([]byte, error)
+}
+
+// artifact reads the seccomp profile in an artifact.
+func (m *specMaker) artifact(ctx context.Context, ref string) ([]byte, error) {
+	if m.artifacts == nil {
+		return nil, errs.Unimplemented("annotation %s = %q: this node keeps no OCI artifacts", annotation.SeccompProfile, ref)
+	}
+	data, err := m.artifacts.Profile(ctx, ref)
+	if err != nil {
+		return nil, errs.Errorf(errs.KindOf(err), "annotation %s = %q: %w", annotation.SeccompProfile, ref, err)
+	}
+	return data, nil
 }
 
 // input is what pods' infra processes and containers have in common.
@@ -338,7 +257,7 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	md := c.GetMetadata()
 	p := spec.Pod{
 		ID: r.Pod.ID, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(),
-		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(), SELinux: c.GetLinux().GetSecurityContext().GetSelinuxOptions(),
+		Privileged: c.GetLinux().GetSecurityContext().GetPrivileged(),
 		ResolvConf: filepath.Join(r.Files, files.Resolv), Hosts: filepath.Join(r.Files, files.Hosts),
 		HostnameFile: filepath.Join(r.Files, files.Hostname), Annotations: c.GetAnnotations(),
 		CgroupParent: c.GetLinux().GetCgroupParent(), Handler: req.Handler, CNIResult: string(r.Pod.Status.Result), IPs: r.Pod.Status.IPs, Ports: c.GetPortMappings(),
@@ -368,35 +287,13 @@ func podFacts(r *pod.SpecRequest) spec.Pod {
 	return p
 }
 
-// maxAccounts bounds /etc/passwd and /etc/group: they are the image's.
-const maxAccounts = 10 << 20
-
-// readInRoot reads a file of a root file system without leaving it; absence is an
-// empty file.
-func readInRoot(root, name string) ([]byte, error) {
-	p, err := securejoin.SecureJoin(root, name)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := os.Lstat(p)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	if fi.Size() > maxAccounts {
-		return nil, errs.Invalid("the image's %s has %d bytes; %d are the most", name, fi.Size(), maxAccounts)
-	}
-	return os.ReadFile(p)
-}
-
 // mounts resolves the sources of the request's mounts. An absent source is made as
 // a folder, as Kubernetes expects, unless the configuration forbids it.
 func (m *specMaker) mounts(req *pod.SpecRequest) ([]spec.Mount, error) {
 	var list []spec.Mount
 	for n, r := range req.Config.GetMounts() {
 		if r.GetImage().GetImage() != "" {
-			one, err := imageMount(r, req.Volumes[n])
+			one, err := facts.ImageMount(r, req.Volumes[n])
 			if err != nil {
 				return nil, err
 			}
@@ -441,31 +338,6 @@ func (m *specMaker) hostPath(src string) (string, error) {
 	return real, err
 }
 
-// imageMount finds what of a mounted image is wanted, without leaving the image.
-func imageMount(r *cri.Mount, volume string) (spec.Mount, error) {
-	fail := func(format string, args ...any) (spec.Mount, error) {
-		return spec.Mount{}, errs.Invalid("%.0wmount at %q of image %s: "+format, append([]any{errs.ImageVolumeMountFailed, r.GetContainerPath(), r.GetImage().GetImage()}, args...)...)
-	}
-	switch sub := r.GetImageSubPath(); {
-	case r.GetHostPath() != "":
-		return fail("host_path %q and image exclude each other", r.GetHostPath())
-	case !r.GetReadonly():
-		return fail("images are mounted read-only; set readonly")
-	case r.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
-		return fail("images are mounted with private propagation")
-	case filepath.IsAbs(sub) || sub != "" && !filepath.IsLocal(sub):
-		return fail("image_sub_path %q leaves the image", sub)
-	}
-	src, err := securejoin.SecureJoin(volume, r.GetImageSubPath())
-	if err == nil {
-		_, err = os.Lstat(src)
-	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return fail("image_sub_path %q is not in the image", r.GetImageSubPath())
-	}
-	return spec.Mount{Mount: r, Source: src}, err
-}
-
 // imageVolumes makes the folders of the image's VOLUMEs, as image_volumes says.
 func (m *specMaker) imageVolumes(r *pod.SpecRequest) (list []spec.Volume, err error) {
 	if m.volumes == "ignore" {
@@ -494,25 +366,6 @@ func (m *specMaker) imageVolumes(r *pod.SpecRequest) (list []spec.Volume, err er
 		}
 	}
 	return list, nil
-}
-
-// relabel gives mounts that ask for it the container's SELinux label.
-func (m *specMaker) relabel(in *spec.Input, s *specs.Spec) {
-	if !m.node.SELinux || s.Linux.MountLabel == "" {
-		return
-	}
-	skip := in.Acting().Is(annotation.SkipRelabel, in.Config.GetMetadata().GetName(), "true")
-	for _, r := range in.Mounts {
-		if !r.GetSelinuxRelabel() {
-			continue
-		}
-		if has, err := selinux.FileLabel(r.Source); skip && err == nil && has == s.Linux.MountLabel {
-			continue // so has what is in it, the pod says; to look at all of it may take minutes
-		}
-		if err := selinux.Chcon(r.Source, s.Linux.MountLabel, true); err != nil {
-			m.log.Warn("cannot relabel a mount", "ctr", in.ID, "path", r.Source, "err", err)
-		}
-	}
 }
 
 var _ pod.Specs = (*specMaker)(nil)

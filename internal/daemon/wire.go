@@ -23,10 +23,13 @@ import (
 	"github.com/monocrio/monocrio/internal/idrange"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/lsm"
+	"github.com/monocrio/monocrio/internal/notifier"
 	"github.com/monocrio/monocrio/internal/nri"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/puller"
+	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
@@ -44,6 +47,7 @@ type parts struct {
 	now       current // what a reload changes
 	driver    cgroup.Driver
 	ids       *idrange.Pool
+	labels    *selinux.Labeler
 	store     *storage.Store
 	images    *image.Service
 	artifacts *artifact.Store
@@ -51,6 +55,7 @@ type parts struct {
 	pods      *pod.Manager
 	events    *cri.Events
 	plugins   *nri.Plugins
+	refused   *notifier.Notifier
 	streams   *stream.Server
 	stats     *stats.Collector
 	deps      cri.Deps
@@ -92,13 +97,16 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
-	p.ids = idPool(&c.Runtime)
+	p.ids, p.labels = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}
 	g, err := p.newGeneration(c)
 	if err != nil {
 		return p, err
 	}
 	p.now.Store(g)
 	if p.plugins, err = newPlugins(c, p.now.InjectCDI, log); err != nil {
+		return p, err
+	}
+	if p.refused, err = newNotifier(p); err != nil {
 		return p, err
 	}
 	if p.pods, err = newPods(p); err != nil {
@@ -177,7 +185,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 	}
 	return pod.New(pod.Options{
 		StateDir: c.Crio.StateDir, RunDir: c.Crio.RunDir, LogDir: c.Crio.LogDir, Boot: boot,
-		Host: process.Host{Monitors: monitors{}, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
+		Host: process.Host{Monitors: monitors{}, Why: p.refused.Why, ExitsDir: c.Runtime.ContainerExitsDir, AttachDir: c.Runtime.ContainerAttachDir,
 			Journald:   c.Runtime.LogToJournald,
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
@@ -187,6 +195,26 @@ func newPods(p *parts) (*pod.Manager, error) {
 		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
 	})
 }
+
+// newNotifier listens to seccomp filters. It ends containers only while pods are served.
+func newNotifier(p *parts) (*notifier.Notifier, error) {
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.metrics.SeccompNotified,
+		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
+		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
+}
+
+// recoverNotifier tells it which containers run already.
+func (p *parts) recoverNotifier() {
+	var running []string
+	for _, v := range p.pods.Containers() {
+		if v.Status.FinishedAt == 0 {
+			running = append(running, v.ID)
+		}
+	}
+	p.refused.Recover(running)
+}
+
+func seccompSocket(c *config.Config) string { return filepath.Join(c.Crio.RunDir, "seccomp.sock") }
 
 // criuConfig writes criu's configuration where checkpoints are on; "" where not.
 func criuConfig(c *config.Config) (path string, err error) {
@@ -238,6 +266,9 @@ func (p *parts) close() (err error) {
 	if p.stats != nil {
 		p.stats.Close()
 	}
+	if p.refused != nil {
+		err = errors.Join(err, p.refused.Close())
+	}
 	if p.pods != nil {
 		p.pods.Close()
 	}
@@ -272,5 +303,5 @@ func Teardown(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if driver, err := cgroupDriver(c); err == nil {
 		cgroups{driver}.removeParent()
 	}
-	return errors.Join(p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
+	return errors.Join(p.refused.Close(), p.network.Teardown(ctx), p.network.Close(), p.store.Teardown())
 }

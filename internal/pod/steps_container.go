@@ -37,7 +37,7 @@ func (c *Container) rootfsUp(ctx context.Context) error {
 
 // lease makes and mounts a layer over an image, for the users of the pod.
 func (c *Container) lease(ctx context.Context, id, image string) (path string, err error) {
-	l := Lease{ID: id, Pod: c.pod.id, Image: image}
+	l := Lease{ID: id, Pod: c.pod.id, Image: image, MountLabel: c.req.SELinux.Mount}
 	if u := c.pod.req.UserNS(); u != nil {
 		l.UIDs, l.GIDs = spec.IDMap(u.GetUids()), spec.IDMap(u.GetGids())
 	}
@@ -125,7 +125,7 @@ func (c *Container) bundleUp(ctx context.Context) error {
 	spec, user, err := c.m.Specs.Container(ctx, SpecRequest{
 		ID: c.id, Pod: c.pod.view(), Config: c.req.Config.ContainerConfig, Image: c.req.Image, Handler: c.req.Handler,
 		Rootfs: rootfs, Files: c.pod.runDir(), CgroupsPath: c.m.Cgroups.ContainerPath(c.pod.req.Cgroup, c.id), PIDNamespace: pidns,
-		Volumes: volumes, LogPath: c.req.LogPath, StopSignal: cmp.Or(c.req.StopWith, c.req.Image.Config.StopSignal),
+		Volumes: volumes, SELinux: c.req.SELinux, LogPath: c.req.LogPath, StopSignal: cmp.Or(c.req.StopWith, c.req.Image.Config.StopSignal),
 	})
 	if err != nil {
 		return err

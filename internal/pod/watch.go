@@ -46,14 +46,8 @@ func (c *Container) settle(ctx context.Context) {
 	case !ok:
 		c.endUnseen(ctx, state.ReasonMonitorLost, "the monitor of the container was killed; its exit code is not known")
 	default:
-		code := int32(exit.Code)
-		reason := state.ReasonError
-		if code == 0 {
-			reason = state.ReasonCompleted
-		} else if exit.OOM {
-			reason = state.ReasonOOM
-		}
-		c.logErr("cannot record an exit", c.finish(exit.At, code, reason, ""))
+		reason, message := c.m.Reason(c.id, exit)
+		c.logErr("cannot record an exit", c.finish(exit.At, int32(exit.Code), reason, message))
 		c.freeRuntime(ctx)
 	}
 }

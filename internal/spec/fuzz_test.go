@@ -30,7 +30,7 @@ func FuzzBuild(f *testing.F) {
 			fill.Fill(config)
 		}
 		in.Config = config
-		in.Pod.Privileged, in.Node.CgroupV2, in.Node.SELinux, in.Node.AppArmor = seed%2 == 0, seed%3 == 0, seed%5 == 0, seed%7 == 0
+		in.Pod.Privileged, in.Node.CgroupV2, in.Node.AppArmor = seed%2 == 0, seed%3 == 0, seed%7 == 0
 		for _, m := range config.GetMounts() {
 			in.Mounts = append(in.Mounts, Mount{Mount: m, Source: "/" + path.Clean(m.GetHostPath())})
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/monocrio/monocrio/internal/annotation"
 	"github.com/monocrio/monocrio/internal/errs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -89,10 +90,8 @@ func (b *builder) security() error {
 	if !b.sc.GetPrivileged() {
 		b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}
-	if err := b.apparmor(); err != nil {
-		return err
-	}
-	return b.selinux()
+	b.spec.Process.SelinuxLabel, b.spec.Linux.MountLabel = b.in.ProcessLabel, b.in.MountLabel
+	return b.apparmor()
 }
 
 func (b *builder) apparmor() error {
@@ -141,31 +140,24 @@ func profile(p *cri.SecurityProfile, old string) (*cri.SecurityProfile, error) {
 	return nil, errs.Invalid("profile %q: runtime/default, unconfined and localhost/NAME are known", old)
 }
 
-// selinux sets labels where the kernel has SELinux. The level of the pod holds for
-// all its containers unless they say otherwise.
-func (b *builder) selinux() error {
-	if !b.in.Node.SELinux || b.sc.GetPrivileged() || b.in.Node.HostNetworkUnlabelled && b.in.Pod.Net == "" {
-		return nil
+// SeccompArtifact is the reference of the OCI artifact with the container's seccomp
+// profile, "" if it has none. A profile of the request wins; the kubelet sends
+// "unconfined" for users who say nothing, so that is none. The annotation may be meant
+// for one container, for all of the pod (NAME/POD, or alone), or be the image's.
+func (in *Input) SeccompArtifact() string {
+	sc := in.Config.GetLinux().GetSecurityContext()
+	p, err := profile(sc.GetSeccomp(), sc.GetSeccompProfilePath())      //nolint:staticcheck // old clients still send it
+	asked := sc.GetSeccomp() != nil || sc.GetSeccompProfilePath() != "" //nolint:staticcheck // as above
+	if sc.GetPrivileged() || err != nil || asked && p.GetProfileType() != cri.SecurityProfile_Unconfined {
+		return ""
 	}
-	o := b.sc.GetSelinuxOptions()
-	if o == nil {
-		o = b.in.Pod.SELinux
-	}
-	field := func(v, def string) string {
-		if v == "" {
-			return def
-		}
-		return v
-	}
-	u, r, l := field(o.GetUser(), "system_u"), field(o.GetRole(), "system_r"), field(o.GetLevel(), "s0")
-	for _, v := range []string{u, r, l, o.GetType()} {
-		if strings.ContainsAny(v, " \t\n\x00") {
-			return errs.Invalid("selinux_options: %q has a blank", v)
+	for _, scope := range []string{in.Config.GetMetadata().GetName(), "POD"} {
+		if ref, ok := in.Acting().Get(annotation.SeccompProfile, scope); ok {
+			return ref
 		}
 	}
-	b.spec.Process.SelinuxLabel = strings.Join([]string{u, r, field(o.GetType(), "container_t"), l}, ":")
-	b.spec.Linux.MountLabel = strings.Join([]string{u, "object_r", "container_file_t", l}, ":")
-	return nil
+	ref, _ := in.Allowed.Acting(in.ImageAnnotations).Get(annotation.SeccompProfile, "")
+	return ref
 }
 
 // seccomp loads the profile: the built-in default is that of Docker, which
@@ -173,6 +165,13 @@ func (b *builder) selinux() error {
 // last.
 func (b *builder) seccomp() error {
 	p := b.sc.GetSeccomp()
+	if ref := b.in.SeccompArtifact(); ref != "" {
+		var err error
+		if b.spec.Linux.Seccomp, err = seccomp.LoadProfile(string(b.in.Artifact), b.spec); err != nil {
+			return errs.Invalid("annotation %s: the seccomp profile of artifact %s: %w", annotation.SeccompProfile, ref, err)
+		}
+		return nil
+	}
 	if b.sc.GetPrivileged() {
 		if b.in.Node.PrivilegedSeccomp == nil {
 			return nil

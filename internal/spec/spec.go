@@ -44,6 +44,12 @@ type Input struct {
 	Devices, HostDevices []Device
 	// Localhost is the content of the seccomp profile that the request names.
 	Localhost []byte
+	// Artifact is the content of the seccomp profile that SeccompArtifact names.
+	Artifact []byte
+	// ImageAnnotations are the image's own; of them the seccomp profile alone may act.
+	ImageAnnotations map[string]string
+	// ProcessLabel and MountLabel are SELinux labels; empty: none.
+	ProcessLabel, MountLabel string
 	// Allowed are the annotations of pod and container that may act; DefaultAnnotations
 	// the handler's own, under them.
 	Allowed            annotation.Allowed
@@ -73,7 +79,6 @@ type Pod struct {
 	Privileged bool
 	// Files of the pod; "" leaves the image's.
 	ResolvConf, Hosts, HostnameFile, Shm string
-	SELinux                              *cri.SELinuxOption
 	Annotations                          map[string]string
 	// CgroupParent is what the kubelet names; its classes of pods are to be seen there.
 	CgroupParent string
@@ -91,9 +96,9 @@ type Node struct {
 	// SwapAccounting says that a swap limit can be set.
 	SwapAccounting bool
 	// HugePages are the sizes that the kernel limits ("2MB").
-	HugePages         []string
-	SELinux, AppArmor bool
-	AppArmorDefault   string
+	HugePages       []string
+	AppArmor        bool
+	AppArmorDefault string
 	// Capabilities are the default ones; all names with CAP_.
 	Capabilities []string
 	// AllCapabilities are those that the kernel knows.
@@ -106,6 +111,9 @@ type Node struct {
 	Seccomp []byte
 	// PrivilegedSeccomp is the profile of privileged containers; nil: none.
 	PrivilegedSeccomp []byte
+	// SeccompListener is the socket to which listeners of seccomp filters are sent; "":
+	// nobody listens.
+	SeccompListener string
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	ReadOnly          bool
@@ -117,8 +125,6 @@ type Node struct {
 	InheritableCapabilities bool
 	// DeviceOwnership gives devices to the user and group of the request.
 	DeviceOwnership bool
-	// HostNetworkUnlabelled leaves out SELinux for pods of the host's network.
-	HostNetworkUnlabelled bool
 	// Localtime is the file for /etc/localtime; "": the image's.
 	Localtime string
 	// Secrets are files and folders that every container gets to see.
@@ -186,7 +192,7 @@ func Build(in Input) (*Result, error) {
 		Process: &specs.Process{},
 		Linux:   &specs.Linux{CgroupsPath: in.CgroupsPath},
 	}
-	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.acting, b.security, b.seccomp} {
+	for _, part := range []func() error{b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.acting, b.security, b.seccomp, b.notify} {
 		if err := part(); err != nil {
 			return nil, err
 		}

@@ -170,8 +170,8 @@ func confined(in *Input) {
 }
 
 func labels(in *Input) {
-	in.Node.SELinux, in.Node.AppArmor, in.Node.AppArmorDefault = true, true, "crio-default"
-	in.Pod.SELinux = &cri.SELinuxOption{Level: "s0:c1,c2"}
+	in.Node.AppArmor, in.Node.AppArmorDefault = true, "crio-default"
+	in.ProcessLabel, in.MountLabel = "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"
 	security(in).Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}
 }
 
@@ -202,7 +202,7 @@ func nodeOptions(in *Input) {
 	in.Node.InheritableCapabilities, in.Node.DeviceOwnership, in.Node.MinGOMAXPROCS = true, true, 2
 	in.Node.Localtime = "/usr/share/zoneinfo/Asia/Tokyo"
 	in.Node.Secrets = []Volume{{Path: "/run/secrets", Source: "/run/c/secrets/0"}}
-	in.Node.SELinux, in.Node.HostNetworkUnlabelled, in.Pod.Net, in.Pod.UTS = true, true, "", ""
+	in.Pod.Net, in.Pod.UTS = "", ""
 	in.Devices = []Device{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3, Mode: 0o600, Access: "r"}}
 	sc := security(in)
 	sc.RunAsUser, sc.RunAsGroup = &cri.Int64Value{Value: 33}, &cri.Int64Value{Value: 44}
@@ -258,12 +258,11 @@ func TestRefusals(t *testing.T) {
 		"apparmor absent": {func(in *Input) {
 			security(in).Apparmor = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "mine"}
 		}, "mine", errs.KindPrecondition},
-		"umask":                {allow(annotation.Umask, "999"), "octal", errs.KindInvalid},
-		"unified cgroup":       {allow(annotation.UnifiedCgroup, "memory.high"), "KEY=VALUE", errs.KindInvalid},
-		"unified path":         {allow(annotation.UnifiedCgroup, "../x.y=1"), "KEY=VALUE", errs.KindInvalid},
-		"shared cpus":          {allow(annotation.CPUShared, "enable"), "shared_cpuset", errs.KindPrecondition},
-		"shared cpus word":     {allow(annotation.CPUShared, "yes"), "only enable", errs.KindInvalid},
-		"selinux with a blank": {func(in *Input) { in.Node.SELinux = true; security(in).SelinuxOptions = &cri.SELinuxOption{Type: "a b"} }, "a b", errs.KindInvalid},
+		"umask":            {allow(annotation.Umask, "999"), "octal", errs.KindInvalid},
+		"unified cgroup":   {allow(annotation.UnifiedCgroup, "memory.high"), "KEY=VALUE", errs.KindInvalid},
+		"unified path":     {allow(annotation.UnifiedCgroup, "../x.y=1"), "KEY=VALUE", errs.KindInvalid},
+		"shared cpus":      {allow(annotation.CPUShared, "enable"), "shared_cpuset", errs.KindPrecondition},
+		"shared cpus word": {allow(annotation.CPUShared, "yes"), "only enable", errs.KindInvalid},
 	} {
 		in := input()
 		c.change(&in)

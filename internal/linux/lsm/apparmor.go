@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -46,16 +45,27 @@ func AppArmorLoaded(name string) (bool, error) {
 	return false, nil
 }
 
-// LoadAppArmorDefault puts the default profile into the kernel under a name, unless
-// one of that name is there: an operator may have loaded his own. Profiles are
-// compiled by apparmor_parser, the one host tool that AppArmor cannot do without;
-// KindUnimplemented says that it is absent.
+// Profiles with a meaning of their own: the one that LoadAppArmorDefault knows, and the
+// kernel's word for none.
+const (
+	AppArmorDefault    = "crio-default"
+	AppArmorUnconfined = "unconfined"
+)
+
+// LoadAppArmorDefault puts the default profile into the kernel, unless one of that name
+// is there: an operator may have loaded his own. A profile of another name is an
+// operator's, and KindPrecondition if he has not loaded it. Profiles are compiled by
+// apparmor_parser, the one host tool that AppArmor cannot do without; KindUnimplemented
+// says that it is absent.
 func LoadAppArmorDefault(ctx context.Context, name string) error {
-	if !regexp.MustCompile(`^[A-Za-z0-9][-A-Za-z0-9._]*$`).MatchString(name) {
-		return errs.Invalid("cannot load AppArmor profile %q: a name has letters, digits, '-', '.' and '_'", name)
+	if name == AppArmorUnconfined {
+		return nil
 	}
 	if there, err := AppArmorLoaded(name); err != nil || there {
 		return err
+	}
+	if name != AppArmorDefault {
+		return errs.Precondition("AppArmor profile %q is not loaded on this node: load it with apparmor_parser, or use %s, which is loaded when needed", name, AppArmorDefault)
 	}
 	parser, err := findParser()
 	if err != nil {

@@ -7,18 +7,21 @@ import (
 )
 
 func TestAppArmor(t *testing.T) {
-	if err := LoadAppArmorDefault(t.Context(), "a b; rm"); !errs.Is(err, errs.KindInvalid) {
-		t.Errorf("a name that is none: %v", err)
+	if err := LoadAppArmorDefault(t.Context(), AppArmorUnconfined); err != nil {
+		t.Errorf("none at all: %v", err)
 	}
 	if !AppArmorEnabled() {
 		t.Skip("the kernel has no AppArmor")
 	}
 	for range 2 { // what is there is kept
-		if err := LoadAppArmorDefault(t.Context(), "monocrio-test-default"); err != nil {
+		if err := LoadAppArmorDefault(t.Context(), AppArmorDefault); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if ok, err := AppArmorLoaded("monocrio-test-default"); !ok || err != nil {
+	if ok, err := AppArmorLoaded(AppArmorDefault); !ok || err != nil {
 		t.Errorf("loaded: %v %v", ok, err)
+	}
+	if err := LoadAppArmorDefault(t.Context(), "nobody-has-loaded-it"); !errs.Is(err, errs.KindPrecondition) {
+		t.Errorf("a profile of others that is not there: %v", err)
 	}
 }

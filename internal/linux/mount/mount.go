@@ -12,7 +12,7 @@ import (
 
 // Shm mounts a tmpfs for POSIX shared memory at dir, which it makes: size in bytes,
 // mode 1777, owned by uid and gid. One that is mounted there is kept.
-func Shm(dir string, size int64, uid, gid int) error {
+func Shm(dir, label string, size int64, uid, gid int) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -20,6 +20,9 @@ func Shm(dir string, size int64, uid, gid int) error {
 		return nil
 	}
 	opts := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", size, uid, gid)
+	if label != "" {
+		opts += fmt.Sprintf(",context=%q", label)
+	}
 	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 		return fmt.Errorf("cannot mount a tmpfs at %s: %w", dir, err)
 	}

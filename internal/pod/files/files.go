@@ -12,6 +12,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -47,7 +48,7 @@ func Make(dir string, r *state.PodRequest) error {
 		return err
 	}
 	for _, f := range []struct{ name, text string }{{Resolv, resolv}, {Hosts, hosts(r, nil)}, {Hostname, r.Hostname() + "\n"}} {
-		if err := fsx.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644, fsx.Process); err != nil {
+		if err := write(filepath.Join(dir, f.name), f.text, r); err != nil {
 			return err
 		}
 	}
@@ -55,7 +56,15 @@ func Make(dir string, r *state.PodRequest) error {
 		return nil
 	}
 	uid, gid := r.RootIDs()
-	return mount.Shm(filepath.Join(dir, Shm), cmp.Or(r.Acts.ShmSize, shmSize), uid, gid)
+	return mount.Shm(filepath.Join(dir, Shm), r.Acts.SELinux.Mount, cmp.Or(r.Acts.ShmSize, shmSize), uid, gid)
+}
+
+// write makes or replaces a file that the pod's containers read.
+func write(path, text string, r *state.PodRequest) error {
+	if err := fsx.WriteFile(path, []byte(text), 0o644, fsx.Process); err != nil {
+		return err
+	}
+	return lsm.LabelFile(path, r.Acts.SELinux.Mount)
 }
 
 // Remove deletes dir with all that is in it; absence is success.
@@ -98,7 +107,7 @@ func LogPath(r *state.PodRequest, other, rel string) (string, error) {
 // WriteHosts names the pod's addresses, for containers that the kubelet gives no
 // /etc/hosts.
 func WriteHosts(dir string, r *state.PodRequest, ips []string) error {
-	return fsx.WriteFile(filepath.Join(dir, Hosts), []byte(hosts(r, ips)), 0o644, fsx.Process)
+	return write(filepath.Join(dir, Hosts), hosts(r, ips), r)
 }
 
 // LogDir makes a folder that a request names.

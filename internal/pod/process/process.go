@@ -58,6 +58,9 @@ func (h *Handler) Patience(node time.Duration) time.Duration { return cmp.Or(h.M
 // Host is where processes run, and how their monitors are told to watch them.
 type Host struct {
 	Monitors Monitors
+	// Why tells the reason if somebody on this node had a container ended, else
+	// nothing; it may be nil.
+	Why func(id string) (reason, message string)
 	// ExitsDir and AttachDir are where monitors leave exit codes and sockets.
 	ExitsDir, AttachDir string
 	// Places moves monitors to their cgroups.
@@ -151,3 +154,19 @@ func Find(bundle string) *state.Process {
 }
 
 func pidFile(bundle string) string { return filepath.Join(bundle, "monitor.pid") }
+
+// Reason is why a container has ended, for people and for the kubelet.
+func (h *Host) Reason(id string, e monitor.Exit) (reason, message string) {
+	if h.Why != nil {
+		if reason, message = h.Why(id); reason != "" {
+			return reason, message
+		}
+	}
+	switch {
+	case e.Code == 0:
+		return state.ReasonCompleted, ""
+	case e.OOM:
+		return state.ReasonOOM, ""
+	}
+	return state.ReasonError, ""
+}

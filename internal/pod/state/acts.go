@@ -2,6 +2,7 @@ package state
 
 import (
 	"github.com/monocrio/monocrio/internal/linux/namespace"
+	"github.com/monocrio/monocrio/internal/selinux"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -17,6 +18,9 @@ type Acts struct {
 	ShmSize int64 `json:"shmSize,omitempty"`
 	// LogsIn is the folder of a volume in which the pod's logs are to be seen.
 	LogsIn string `json:"logsIn,omitempty"`
+	// Level is the pod's own SELinux level, SELinux what follows from it and its options.
+	Level   string         `json:"level,omitempty"`
+	SELinux selinux.Labels `json:"selinux,omitzero"`
 	// Infra gives the pod an infra process though it shares no PID namespace.
 	Infra bool `json:"infra,omitempty"`
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"time"
 
+	"github.com/monocrio/monocrio/internal/selinux"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -29,6 +30,7 @@ type SpecRequest struct {
 	PIDNamespace string
 	// Volumes are where the images of the request's mounts are, by index.
 	Volumes map[int]string
+	SELinux selinux.Labels
 	// LogPath and StopSignal are noted in the spec.
 	LogPath, StopSignal string
 }

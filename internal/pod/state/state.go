@@ -10,6 +10,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/linux/proc"
+	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/step"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -81,6 +82,8 @@ type ContainerRequest struct {
 	From *Source `json:"from,omitempty"`
 	// Volumes are the images that its mounts name.
 	Volumes []Volume `json:"volumes,omitempty"`
+	// SELinux are its labels.
+	SELinux selinux.Labels `json:"selinux,omitzero"`
 	// StopWith is the stop signal that an annotation names.
 	StopWith string `json:"stopWith,omitempty"`
 }
@@ -104,6 +107,8 @@ type Image struct {
 	ID, Ref, Name string
 	// Platform is OS/ARCHITECTURE, with a variant OS/ARCHITECTURE/VARIANT.
 	Platform string `json:",omitempty"`
+	// Annotations are those of its manifest that may act.
+	Annotations map[string]string `json:",omitempty"`
 	Config   v1.ImageConfig
 	// Artifact says that it has files, and no root file system.
 	Artifact bool `json:",omitempty"`

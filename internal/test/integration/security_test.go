@@ -177,7 +177,7 @@ func TestDevicesAndMounts(t *testing.T) {
 func limit(t *testing.T, w *world.World, pod, ctr, v1, v2 string) string {
 	t.Helper()
 	dir := podFactsOf(w, pod).Cgroup + "/crio-" + ctr
-	for _, p := range []string{filepath.Join("/sys/fs/cgroup", strings.SplitN(v1, ".", 2)[0], dir, v1), filepath.Join("/sys/fs/cgroup", dir, v2)} {
+	for _, p := range []string{filepath.Join("/sys/fs/cgroup", strings.SplitN(v1, ".", 2)[0], dir, v1), filepath.Join("/sys/fs/cgroup", dir, v2), filepath.Join("/sys/fs/cgroup", dir+".scope", v2)} {
 		if data, err := os.ReadFile(p); err == nil {
 			return strings.TrimSpace(string(data))
 		}

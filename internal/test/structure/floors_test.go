@@ -17,9 +17,9 @@ var floors = []struct {
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
 	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
-	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller"}},
+	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
 	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
@@ -33,7 +33,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
-	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get"},
+	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
 	{"internal/image", "internal/image/trust", "what may be pulled and run"},
 	{"internal/image", "internal/artifact", "what is pulled and is no image goes there, and is listed with images"},
@@ -57,6 +57,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/cri", "internal/stream", "the face answers with the streaming server's addresses"},
 	{"internal/cri", "internal/stats", "the face translates what was collected"},
 	{"internal/config", "internal/annotation", "what may stand in allowed_annotations"},
+	{"internal/linux/seccomp/listener", "internal/linux/seccomp/libseccomp", "calls have names in one table"},
 	{"internal/linux/...", "internal/linux/proc", "process identity is the kernel floor's ground"},
 }
 
@@ -151,13 +152,13 @@ var fences = []struct {
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
 	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/facts", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
 	{"k8s.io/klog", []string{"internal/stream"}},
 	{"golang.org/x/net", []string{"internal/stream"}},
 	{"k8s.io/client-go", nil}, // tests only
-	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/daemon", "internal/linux/lsm"}},
+	{"github.com/opencontainers/selinux", []string{"internal/oci/libct", "internal/linux/lsm"}},
 }
 
 func TestFences(t *testing.T) {

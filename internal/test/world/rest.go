@@ -44,6 +44,8 @@ var resident = regexp.MustCompile(`^goroutine 1 ` +
 	`|created by google\.golang\.org/grpc\.\(\*Server\)\.handleRawConn` +
 	`|created by github\.com/monocrio/monocrio/internal/(daemon\.(\(\*parts\)\.serve|\(\*reloader\)\.watch|Run)|cni\.New|telemetry/metric\.\(\*Server\)\.Serve)` +
 	`|pod\.\(\*Manager\)\.sweeper` +
+	`|notifier\.\(\*Notifier\)\.accept` +
+	`|created by github\.com/(coreos/go-systemd/v22/dbus|godbus/dbus/v5)\.` + // of the one connection to systemd that the systemd driver keeps
 	`|adaptation\.\(\*Adaptation\)\.acceptPluginConnections`)
 
 // residue lists what a daemon without pods holds in itself that was theirs: goroutines,

@@ -254,3 +254,30 @@ func find(name string) int {
 	}
 	return -1
 }
+
+// Names lists the calls that the native architecture has, by name.
+func Names() (list []string) {
+	a, ok := abiOf(native())
+	for i := range table {
+		if ok && table[i].codes[a] != none {
+			list = append(list, table[i].name)
+		}
+	}
+	return list
+}
+
+// NameOf returns the name of a call as the kernel reports it: an AUDIT_ARCH value and a
+// number. It is empty for what the tables do not have.
+func NameOf(audit, number uint32) string {
+	for a := range abis {
+		if a.audit() != audit || (a == x32) != (number&x32Bit != 0 && audit == x32.audit()) {
+			continue
+		}
+		for i := range table {
+			if c := table[i].codes[a]; c != none && a.number(c) == number {
+				return table[i].name
+			}
+		}
+	}
+	return ""
+}

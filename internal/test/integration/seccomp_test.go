@@ -1,0 +1,115 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/monocrio/monocrio/internal/test/world"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const allowNotifier = `[crio.runtime.runtimes.runc]
+allowed_annotations = ["seccomp-notifier-action.crio.io"]
+`
+
+// filtered is a change that gives a container a seccomp profile: a file, or the
+// default one.
+func filtered(file string) func(*cri.ContainerConfig) {
+	return func(c *cri.ContainerConfig) {
+		p := &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}
+		if file != "" {
+			p = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: file}
+		}
+		c.Linux.SecurityContext.Seccomp = p
+	}
+}
+
+// Calls that the filter refuses are refused as without a notifier, and are told of.
+func TestSeccompNotifier(t *testing.T) {
+	w := world.New(t, world.Options{Extra: allowNotifier})
+	w.Pull()
+	pod := w.Pod("notified", annotated("seccomp-notifier-action.crio.io", "log"))
+	at := len(w.Log())
+	out, st := w.Output(pod, "default", "swapoff /etc/hostname 2>&1; swapoff /etc/hostname 2>&1; echo end", filtered(""))
+	if strings.Count(out, "not permitted") != 2 || !strings.Contains(out, "end") || st.GetExitCode() != 0 || st.GetReason() != "Completed" {
+		t.Errorf("refused calls: %q, %v", out, st)
+	}
+	logged(w, at, "seccomp refused a system call", "ctr="+st.GetId(), "name=default", "syscall=swapoff", "errno=EPERM", "count=2")
+
+	profile := filepath.Join(w.Dir, "profile.json")
+	text := `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+		{"names":["swapoff","write"],"action":"SCMP_ACT_ERRNO","errnoRet":95,"args":[{"index":2,"value":1234567,"op":"SCMP_CMP_EQ"}]},
+		{"names":["swapoff"],"action":"SCMP_ACT_ERRNO","errnoRet":95},
+		{"names":["sethostname"],"action":"SCMP_ACT_KILL_PROCESS"}]}`
+	if err := os.WriteFile(profile, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, st = w.Output(pod, "own", "swapoff /etc/hostname 2>&1; sh -c 'hostname x'; echo $?", filtered(profile))
+	if !strings.Contains(out, "not supported") || !strings.Contains(out, "137") || st.GetExitCode() != 0 {
+		t.Errorf("a profile with other errors and kills: %q, %v", out, st)
+	}
+	logged(w, at, "ctr="+st.GetId(), "syscall=sethostname")
+
+	// Exec'd processes are heard too, and those of a restart later are.
+	id := w.Ctr(pod, "execs", "sleep 1000", filtered(""))
+	w.Exec(id, "swapoff /etc/hostname")
+	logged(w, at, "ctr="+id, "syscall=swapoff", "count=1")
+	w.Stop()
+	at = len(w.Log())
+	w.Start()
+	logged(w, at, "are heard of no more", "ctr="+id, "ENOSYS")
+	w.Exec(id, "swapoff /etc/hostname")
+	logged(w, at, "ctr="+id, "syscall=swapoff")
+
+	for _, c := range []struct{ value, want string }{{"Stop", "stop"}, {"kill", "log"}} {
+		refused := w.Pod("refused"+c.value, annotated("seccomp-notifier-action.crio.io", c.value))
+		config := w.CtrConfig("refused", "true")
+		filtered("")(config)
+		if _, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: refused, Config: config, SandboxConfig: w.PodConfig("x")}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("the value %s: %v", c.value, err)
+		}
+	}
+}
+
+// A container whose listener died with the daemon goes on, and is refused with ENOSYS.
+func TestSeccompNotifierLost(t *testing.T) {
+	w := world.New(t, world.Options{Extra: allowNotifier})
+	w.Pull()
+	pod := w.Pod("lost", annotated("seccomp-notifier-action.crio.io", ""))
+	id := w.Ctr(pod, "main", "until [ -e /go ]; do sleep 0.1; done; swapoff /etc/hostname 2>&1; echo end", filtered(""))
+	w.Kill()
+	w.Start()
+	w.Exec(id, "touch /go")
+	st := w.WaitExit(id)
+	if out := w.LogText(st.GetLogPath()); !strings.Contains(out, "not implemented") || !strings.Contains(out, "end") {
+		t.Errorf("after a restart: %q", out)
+	}
+}
+
+// stop ends the container, a while after the last call; a restart does not spare it.
+func TestSeccompNotifierStop(t *testing.T) {
+	w := world.New(t, world.Options{Extra: allowNotifier})
+	w.Pull()
+	pod := w.Pod("stopped", annotated("io.kubernetes.cri-o.seccompNotifierAction", "stop"))
+	const script = "swapoff /etc/hostname; swapoff /etc/hostname; hostname -s; trap : TERM; while :; do sleep 1; done"
+	main, other, quiet := w.Ctr(pod, "main", script, filtered("")), w.Ctr(pod, "other", "sleep 1000", nil), w.Ctr(pod, "quiet", "sleep 1000", filtered(""))
+	st := w.WaitExit(main)
+	if st.GetReason() != "seccomp killed" || !strings.Contains(st.GetMessage(), "swapoff (2)") || st.GetExitCode() != 137 {
+		t.Errorf("ended for its calls: %v", st)
+	}
+	at := len(w.Log())
+	again := w.Ctr(pod, "again", script, filtered(""))
+	logged(w, at, "ctr="+again, "count=2")
+	w.Kill()
+	w.Start()
+	if st := w.WaitExit(again); st.GetReason() != "seccomp killed" || !strings.Contains(st.GetMessage(), "swapoff") {
+		t.Errorf("a restart later: %v", st)
+	}
+	for _, id := range []string{other, quiet} {
+		if st := w.Status(id); st.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("a container that does nothing forbidden: %v", st)
+		}
+	}
+}
