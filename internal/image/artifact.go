@@ -144,9 +144,11 @@ func sound(path string, b v1.Descriptor) error {
 	return err
 }
 
+// blobsOf lists what an OCI manifest names, its configuration first; of others it may
+// know nothing.
 func blobsOf(data []byte) []v1.Descriptor {
 	var m v1.Manifest
-	_ = json.Unmarshal(data, &m) // it was read before
+	_ = json.Unmarshal(data, &m) // whoever needs it has read it
 	return append([]v1.Descriptor{m.Config}, m.Layers...)
 }
 
