@@ -156,7 +156,7 @@ func blobsOf(data []byte) []v1.Descriptor {
 func (p *Pull) expectArtifact(data []byte) {
 	var list []*layer
 	for _, b := range blobsOf(data)[1:] {
-		list = append(list, &layer{blob: types.BlobInfo{Digest: b.Digest, Size: b.Size}})
+		list = append(list, &layer{blob: types.BlobInfo{Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}})
 	}
 	p.expect(list, list)
 }
