@@ -273,3 +273,36 @@ func TestKilledDuringArtifactVolume(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A profile that an annotation names is brought from the registry, once, and applies.
+func TestSeccompProfileFromArtifact(t *testing.T) {
+	w := world.New(t, world.Options{Extra: "[crio.runtime.runtimes.runc]\nallowed_annotations = [\"seccomp-profile.crio.io\"]\n"})
+	w.Pull()
+	for name, data := range map[string]string{
+		"strict": `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}`, "broken": "{",
+	} {
+		if _, err := w.Registry.AddArtifact("profiles/"+name, "v1", registry.Artifact{ConfigType: "application/vnd.cncf.seccomp-profile.config.v1+json", Config: []byte("{}"),
+			Files: []registry.Blob{{MediaType: "application/vnd.oci.image.layer.v1.tar", Name: name + ".json", Data: []byte(data)}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	annotate := func(ref string) func(*cri.PodSandboxConfig) {
+		return func(c *cri.PodSandboxConfig) { c.Annotations["seccomp-profile.crio.io"] = w.Addr + "/profiles/" + ref }
+	}
+	pod := w.Pod("profiled", annotate("strict:v1"))
+	script := "mkdir /tmp/x 2>/dev/null || echo refused; grep -c '^Seccomp:.*2' /proc/self/status"
+	for i := range 2 {
+		if i == 1 {
+			w.Registry.SetFaults(registry.Faults{Unavailable: true})
+		}
+		if out, _ := w.Output(pod, fmt.Sprint("ctr", i), script, nil); out != "refused\n1\n" {
+			t.Errorf("container %d: %q", i, out)
+		}
+	}
+	w.Registry.SetFaults(registry.Faults{})
+	for ref, code := range map[string]codes.Code{"broken:v1": codes.InvalidArgument, "absent:v1": codes.NotFound} {
+		pod := w.Pod(ref, annotate(ref))
+		_, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: w.CtrConfig("main", "true"), SandboxConfig: w.PodConfig("x")})
+		refused(t, ref, err, code, "seccomp-profile.crio.io", "profiles/"+ref)
+	}
+}
