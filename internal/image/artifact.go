@@ -120,7 +120,7 @@ func (d staged) NewImageDestination(ctx context.Context, sys *types.SystemContex
 	}
 	for _, b := range blobsOf(d.manifest) {
 		path, there := d.store.Blob(b.Digest.String())
-		if !there || sound(path, b) != nil {
+		if !there || artifact.Sound(path, b.Digest.String()) != nil { // a pull repairs what is damaged
 			continue
 		}
 		if err := os.Link(path, filepath.Join(d.dir, b.Digest.Encoded())); err != nil && !errors.Is(err, os.ErrExist) {
@@ -128,20 +128,6 @@ func (d staged) NewImageDestination(ctx context.Context, sys *types.SystemContex
 		}
 	}
 	return dst, nil
-}
-
-// sound checks a blob that is on the disk: a pull repairs what is damaged.
-func sound(path string, b v1.Descriptor) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	got, err := digest.FromReader(f)
-	if err == nil && got != b.Digest {
-		err = errors.New("damaged")
-	}
-	return err
 }
 
 // blobsOf lists what an OCI manifest names, its configuration first; of others it may
@@ -210,15 +196,14 @@ func (s *Service) asImage(a *artifact.Artifact) Image {
 }
 
 // artifacts lists the artifacts.
-func (s *Service) artifacts() (list []Image, err error) {
+func (s *Service) artifacts() (list []Image) {
 	if s.opts.Artifacts == nil {
-		return nil, nil
+		return nil
 	}
-	all, err := s.opts.Artifacts.List()
-	for i := range all {
-		list = append(list, s.asImage(&all[i]))
+	for _, a := range s.opts.Artifacts.List() {
+		list = append(list, s.asImage(&a))
 	}
-	return list, err
+	return list
 }
 
 // Mountable tells whether artifacts may be mounted.

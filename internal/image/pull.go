@@ -287,7 +287,7 @@ func (s *Service) copyImage(ctx context.Context, p *Pull, from source, policy *s
 	}
 	if s.opts.Artifacts != nil {
 		if err := s.opts.Artifacts.Untag(from.name.String()); err != nil {
-			return "", err
+			s.opts.Log.Warn("an artifact keeps the name of an image", "name", from.name.String(), "err", err)
 		}
 	}
 	_, img, err := istorage.ResolveReference(dst)

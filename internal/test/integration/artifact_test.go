@@ -306,3 +306,28 @@ func TestSeccompProfileFromArtifact(t *testing.T) {
 		refused(t, ref, err, code, "seccomp-profile.crio.io", "profiles/"+ref)
 	}
 }
+
+// crio check finds a file of an artifact that rotted, and mends the store.
+func TestCheckArtifacts(t *testing.T) {
+	w := world.New(t, world.Options{})
+	name := addModel(t, w)
+	id, err := pullImage(w, name)
+	must(t, err)
+	_, _, before := w.Run("crio", "-c", w.Conf, "check")
+	rotten := filepath.Join(w.Dir, "root/artifacts/blobs/sha256", strings.TrimPrefix(registry.Digest([]byte("42")), "sha256:"))
+	must(t, os.WriteFile(rotten, []byte("43"), 0o644))
+	out, _, code := w.Run("crio", "-c", w.Conf, "check")
+	if code == 0 || !strings.Contains(out, "artifact "+id[:12]+" ("+name+")") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	if out, _, _ := w.Run("crio", "-c", w.Conf, "check", "-q"); strings.Contains(out, "artifact "+id[:12]) {
+		t.Errorf("a quick check reads everything: %s", out)
+	}
+	w.Run("crio", "-c", w.Conf, "check", "--repair")
+	if out, _, code := w.Run("crio", "-c", w.Conf, "check"); code != before || strings.Contains(out, "artifact "+id[:12]) {
+		t.Errorf("after the repair: code %d: %s", code, out)
+	}
+	if _, err := pullImage(w, name); err != nil {
+		t.Error(err)
+	}
+}
