@@ -366,6 +366,11 @@ func TestArtifactPolicies(t *testing.T) {
 			t.Errorf("%s in %s: the pull says %v, the store %v", c.ref, c.namespace, pulled, err)
 		}
 	}
+	// A signature of the tag is not one of the digest, unless the policy says so.
+	refused(t, "by digest", r.Allow(t.Context(), ids[signed], signed+"@"+d, "exact"))
+	if err := r.Allow(t.Context(), ids[signed], signed+"@"+d, "gpg"); err != nil {
+		t.Error(err)
+	}
 	r.noTemp()
 }
 
