@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/monitor/bare"
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/oci/shim"
 )
@@ -128,7 +130,7 @@ func (a *app) run(args []string) error {
 		return rt.Create(ctx, id, a.create)
 	case "proxy":
 		unix.CloseOnExec(reportFD)
-		a.code = rt.Proxy(id, a.create, os.NewFile(reportFD, "report"))
+		a.code = rt.Proxy(id, a.create, os.NewFile(reportFD, "report"), slim)
 		return nil
 	case "start":
 		return rt.Start(ctx, id)
@@ -144,6 +146,12 @@ func (a *app) run(args []string) error {
 		return rt.Delete(ctx, id, a.force)
 	}
 	return errs.Invalid("there is no verb %q; there are create, start, state, kill, delete and publish", verb)
+}
+
+// slim gives back the memory that it took to get here, of which the proxy needs little.
+func slim() {
+	debug.FreeOSMemory()
+	bare.DropFile(make([]byte, 32<<10))
 }
 
 func (a *app) publish() error {

@@ -52,8 +52,9 @@ type proxy struct {
 }
 
 // Proxy runs the proxy of a container whose record Create has made, and returns the
-// exit status. report gets what Create waits for.
-func (r *Runtime) Proxy(id string, o oci.CreateOptions, to *os.File) int {
+// exit status. to gets what Create waits for; then settled is called, and nothing may
+// happen for a long time.
+func (r *Runtime) Proxy(id string, o oci.CreateOptions, to *os.File, settled func()) int {
 	p := &proxy{Runtime: r, id: id, o: o}
 	// The ends of a monitor or of a reader are no reason to end: the container goes on.
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
@@ -73,6 +74,7 @@ func (r *Runtime) Proxy(id string, o oci.CreateOptions, to *os.File) int {
 	if err != nil {
 		return 1
 	}
+	settled()
 	return p.follow()
 }
 

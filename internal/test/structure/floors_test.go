@@ -32,6 +32,8 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/runc", "the vestibule runs the OCI runtime"},
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
+	{"applets/early/shimrun", "applets/shimrun", "the vestibule runs the command line over shims"},
+	{"applets/early/shimrun", "applets/early/runc", "which is to run first"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
 	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},

@@ -44,6 +44,7 @@ var atStart = []string{
 	"applets/early",           // runs the monitor
 	"applets/early/initstage", // runs libcontainer's stage
 	"applets/early/runc",      // runs the OCI runtime's command line
+	"applets/early/shimrun",   // runs the one over shims
 	"internal/config",         // values of errors
 	"internal/linux/cgroup",
 	"internal/daemon",
