@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -159,6 +160,10 @@ func (p *proxy) startShim(ctx context.Context) (address, service string, err err
 	cmd := p.call(ctx, p.id, p.rec, "start")
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
+	// It goes with us, who are killed when the creation is given up.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	runtime.LockOSThread() // whose death that is
+	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil || cmd.ProcessState != nil && !cmd.ProcessState.Success() {
 		return "", "", fmt.Errorf("%s start: %w: %s", p.Runtime.o.Path, err, lastWords(words.Bytes()))
 	}

@@ -2,14 +2,17 @@ package fakeshim
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,8 +112,8 @@ type container struct {
 }
 
 func newContainer(dir string, r *task.CreateTaskRequest) (*container, error) {
-	if len(r.Rootfs) > 0 {
-		return nil, errs.Unimplemented("nothing is mounted here")
+	if err := pulls(r.Rootfs); err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(r.Bundle, "rootfs")); err != nil {
 		return nil, errs.Invalid("the bundle has no root file system: %w", err)
@@ -150,6 +153,20 @@ func newContainer(dir string, r *task.CreateTaskRequest) (*container, error) {
 		return nil, err
 	}
 	return c, os.WriteFile(filepath.Join(c.dir, "runtime"), []byte(config.Runtime), 0o600)
+}
+
+// pulls takes the one mount that is none: an image that is to be pulled inside. It only
+// says so in the log.
+func pulls(rootfs []*types.Mount) error {
+	for _, m := range rootfs {
+		text, ok := strings.CutPrefix(strings.Join(m.Options, ","), "io.katacontainers.volume=")
+		data, err := base64.StdEncoding.DecodeString(text)
+		if !ok || err != nil {
+			return errs.Unimplemented("nothing is mounted here")
+		}
+		fmt.Fprintf(os.Stderr, "pulls inside: %s\n", data)
+	}
+	return nil
 }
 
 func (c *container) clear() { os.RemoveAll(c.dir) }

@@ -261,3 +261,42 @@ func TestVMExecOrphan(t *testing.T) {
 		t.Error("it has not started")
 	}
 }
+
+// A shim that pulls images inside its machine is told which. What it logs is kept beside
+// the record of the container with which it began.
+//
+// Options: crio.runtime.runtimes.NAME.runtime_pull_image
+func TestVMGuestPull(t *testing.T) {
+	w := machines(t, "runtime_pull_image = true")
+	pod := w.Pod("guest", nil)
+	w.Ctr(pod, "main", "exec sleep 1000", nil)
+	w.Eventually("the shim's log", func() bool {
+		data, err := os.ReadFile(filepath.Join(w.Dir, "run/runtime/vm", pod, "shim.log"))
+		must(t, err)
+		return strings.Contains(string(data), `"source":"`+w.Image+`"`) && strings.Contains(string(data), `"source":"pause"`)
+	})
+}
+
+// Handlers with a machine and without one stand side by side, and pods of both restart
+// with the daemon.
+//
+// Options: crio.runtime.runtimes.NAME.inherit_default_runtime
+func TestVMBeside(t *testing.T) {
+	w := machines(t, "")
+	inTable(w, "crio.runtime.runtimes.plain", "runtime_path = \""+w.Dir+"/run/bin/runc\"")
+	inTable(w, "crio.runtime.runtimes.heir", "inherit_default_runtime = true")
+	w.Restart()
+	count := func(handler string) int {
+		r, err := w.RunPodSandbox(w.Ctx(), &cri.RunPodSandboxRequest{Config: w.PodConfig("beside-" + handler), RuntimeHandler: handler})
+		must(t, err)
+		id := w.Ctr(r.GetPodSandboxId(), "main", "exec sleep 1000", nil)
+		w.Restart()
+		if out, code := w.Exec(id, "echo on"); out != "on" || code != 0 {
+			t.Errorf("%s: %q, %d", handler, out, code)
+		}
+		return len(shims(t))
+	}
+	if plain, heir := count("plain"), count("heir"); plain != 0 || heir != 1 {
+		t.Errorf("shims: %d, then %d", plain, heir)
+	}
+}
