@@ -20,74 +20,78 @@ import (
 // Delete removes a container, in the order of the protocol: the task, the shim if it
 // has no more tasks, then the shim's own "delete", which takes away what is left of a
 // shim that was killed. Whatever still is in the container's cgroup is killed at last.
+// With force, a shim that does not answer in time counts as dead.
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
-	rec, c, status, err := r.open(ctx, id)
+	rec, err := r.get(id)
 	if errs.Is(err, errs.KindNotFound) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	if c != nil {
-		defer c.Close()
-	}
-	if status != oci.Stopped && !force {
-		return errs.Precondition("cannot delete container %s: it is %s; stop it first or force it", id, status)
-	}
-	if c == nil { // nobody will tell the proxy any more
-		end(rec.Proxy)
-	} else if err := r.deleteTask(ctx, c, rec, status); err != nil {
-		return fmt.Errorf("cannot delete container %s: %w", id, err)
+	pctx, cancel := context.WithTimeout(ctx, politeTimeout)
+	defer cancel()
+	err = r.deleteTask(pctx, id, rec, force)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("cannot delete container %s: %w", id, ctx.Err())
+	case err != nil && !force:
+		return err
+	case err != nil:
+		r.o.Log.Warn("a shim did not end a container in time and counts as dead", "ctr", id, "err", err)
 	}
 	return r.deleteRest(ctx, id, rec)
 }
 
-// deleteTask ends the task and has the shim forget it. What of it the shim does not
-// know or cannot do any more is left to deleteRest.
-func (r *Runtime) deleteTask(ctx context.Context, c *client, rec *record, status oci.Status) error {
-	if status == oci.Paused { // frozen processes do not die
-		if err := c.do(ctx, "Resume", &task.ResumeRequest{ID: c.id}, nil); err != nil {
-			r.o.Log.Warn("paused container cannot be resumed before deletion", "ctr", c.id, "err", err)
+// deleteTask ends the task and has the shim forget it.
+func (r *Runtime) deleteTask(ctx context.Context, id string, rec *record, force bool) error {
+	_, c, status, err := r.open(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case c != nil:
+		defer c.Close()
+	}
+	switch {
+	case status != oci.Stopped && !force:
+		return errs.Precondition("cannot delete container %s: it is %s; stop it first or force it", id, status)
+	case c == nil:
+		return nil
+	case status == oci.Paused: // frozen processes do not die
+		if err := c.do(ctx, "Resume", &task.ResumeRequest{ID: id}, nil); err != nil {
+			r.o.Log.Warn("paused container cannot be resumed before deletion", "ctr", id, "err", err)
 		}
 	}
-	wait := killTimeout
 	if status != oci.Stopped {
-		if err := c.kill(ctx, "", uint32(unix.SIGKILL), true); err != nil && ctx.Err() != nil {
-			return err
+		if err := c.kill(ctx, "", uint32(unix.SIGKILL), true); err != nil {
+			r.o.Log.Debug("a shim did not kill a container", "ctr", id, "err", err)
 		}
 	}
+	// The proxy learns the exit status and takes the last output before the task goes.
+	wait := politeTimeout / 2
 	if status == oci.Created {
 		wait = tailTimeout // shims differ in whether this is an end that Wait tells
 	}
-	// The proxy learns the exit status and takes the last output before the task goes.
 	wctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if !ended(wctx, rec.Proxy) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		defer end(rec.Proxy)
 	}
-	for _, call := range []func() error{
-		func() error {
-			return c.do(ctx, "Delete", &task.DeleteRequest{ID: c.id}, &task.DeleteResponse{})
-		},
-		// The shim passes over it while it has others.
-		func() error { return c.do(ctx, "Shutdown", &task.ShutdownRequest{ID: c.id}, nil) },
-	} {
-		err := call()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil, errs.Is(err, errs.KindNotFound), errs.Is(err, errs.KindUnavailable):
-		default:
-			r.o.Log.Warn("a shim did not let go of a container", "ctr", c.id, "err", err)
-		}
+	err = c.do(ctx, "Delete", &task.DeleteRequest{ID: id}, &task.DeleteResponse{})
+	if err == nil || errs.Is(err, errs.KindNotFound) { // the shim passes over it while it has others
+		err = c.do(ctx, "Shutdown", &task.ShutdownRequest{ID: id}, nil)
 	}
-	return nil
+	if errs.Is(err, errs.KindUnavailable) || errs.Is(err, errs.KindNotFound) || errs.Is(err, errs.KindUnimplemented) {
+		return nil // it has gone, which is what was wanted
+	}
+	return err
 }
 
 // deleteRest is what needs no shim.
 func (r *Runtime) deleteRest(ctx context.Context, id string, rec *record) error {
+	if fresh, err := r.get(id); err == nil {
+		rec = fresh // its creation may have gone on
+	}
+	end(rec.Proxy)
 	if rec.Cgroup != "" {
 		r.awaitEmpty(ctx, rec.Cgroup)
 	}
@@ -103,7 +107,6 @@ func (r *Runtime) deleteRest(ctx context.Context, id string, rec *record) error 
 	if err != nil {
 		r.o.Log.Warn("the shim's delete failed", "ctr", id, "err", err)
 	}
-	end(rec.Proxy)
 	if rec.Cgroup != "" {
 		if err := cgroup.KillAll(ctx, rec.Cgroup); err != nil {
 			return fmt.Errorf("cannot delete container %s: %w", id, err)
@@ -120,7 +123,7 @@ func (r *Runtime) deleteRest(ctx context.Context, id string, rec *record) error 
 
 // awaitEmpty gives a shim that was asked to end the time to do so.
 func (r *Runtime) awaitEmpty(ctx context.Context, path string) {
-	for limit := time.Now().Add(killTimeout); time.Now().Before(limit) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+	for limit := time.Now().Add(selfTimeout); time.Now().Before(limit) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
 		pids, err := cgroup.Processes(path)
 		if err != nil || len(pids) == 0 {
 			return

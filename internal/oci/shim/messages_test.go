@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -151,5 +153,34 @@ func TestLog(t *testing.T) {
 	data, err := os.ReadFile(file)
 	if err != nil || len(data) > logMost || !strings.HasSuffix(string(data), "x\nthe last\n") {
 		t.Errorf("%d bytes are kept, %v", len(data), err)
+	}
+}
+
+// TestSilent: a shim that takes connections and answers nothing keeps no container from
+// being deleted.
+func TestSilent(t *testing.T) {
+	dir := t.TempDir()
+	r := &Runtime{Options{Root: filepath.Join(dir, "root"), Path: "/bin/true", Log: slog.New(slog.DiscardHandler)}}
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.MkdirAll(r.dir("x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.put("x", &record{Bundle: dir, Address: "unix://" + filepath.Join(dir, "s"), Service: serviceV2}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := r.Delete(ctx, "x", false); !errs.Is(err, errs.KindDeadline) {
+		t.Errorf("not by force: %v", err)
+	}
+	if err := r.Delete(ctx, "x", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.State(ctx, "x"); !errs.Is(err, errs.KindNotFound) {
+		t.Error(err)
 	}
 }

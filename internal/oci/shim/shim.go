@@ -93,8 +93,12 @@ func (r *Runtime) driver() cgroup.Driver {
 }
 
 const (
-	// killTimeout bounds the wait for what was killed to be dead.
+	// killTimeout bounds the end of what is given up.
 	killTimeout = 10 * time.Second
+	// politeTimeout is how long a shim has to end a container, and then itself, before
+	// it is taken for one that does not answer; both fit into what the callers of Delete
+	// wait.
+	politeTimeout, selfTimeout = 5 * time.Second, 3 * time.Second
 	// tailTimeout bounds the wait for what a process wrote before its end while the
 	// shim holds its streams open.
 	tailTimeout = 2 * time.Second

@@ -56,8 +56,25 @@ func dial(ctx context.Context, id string, rec *record) (*client, error) {
 	return &client{ttrpc.NewClient(conn), rec.Service, id}, nil
 }
 
+// patience bounds a call that a healthy shim answers at once, or soon; 0: it may take as
+// long as whoever asks will wait.
+func patience(method string) time.Duration {
+	switch method {
+	case "Wait", "Create", "Start", "Exec":
+		return 0
+	case "Delete", "Shutdown":
+		return 30 * time.Second
+	}
+	return 10 * time.Second
+}
+
 // do is one call, whose answer may be nil: nobody reads it.
 func (c *client) do(ctx context.Context, method string, req, resp proto.Message) error {
+	if limit := patience(method); limit > 0 {
+		lctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ctx = lctx
+	}
 	if resp == nil {
 		resp = &emptypb.Empty{}
 	}
@@ -83,7 +100,7 @@ func answer(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return fmt.Errorf("the shim does not answer: %w", ctx.Err())
 	}
 	var net net.Error
 	if errors.Is(err, ttrpc.ErrClosed) || errors.As(err, &net) || errors.Is(err, os.ErrClosed) {
