@@ -105,6 +105,9 @@ func (p *proxy) begin(ctx context.Context) (err error) {
 	if err = p.linkRoot(); err != nil {
 		return err
 	}
+	if err = p.joinPIDs(); err != nil {
+		return err
+	}
 	if err = keepLog(filepath.Join(p.o.Bundle, "log"), p.path(p.id, logFile)); err != nil {
 		return err
 	}
@@ -118,13 +121,14 @@ func (p *proxy) begin(ctx context.Context) (err error) {
 	if p.client, err = dial(ctx, p.id, p.rec); err != nil {
 		return err
 	}
-	if err = p.create(ctx); err != nil {
+	if p.rec.Task, err = p.create(ctx); err != nil {
 		log, _ := os.ReadFile(p.path(p.id, logFile))
 		if log = lastWords(log); len(log) > 0 {
 			err = fmt.Errorf("%w; its log ends: %s", err, log)
 		}
+		return err
 	}
-	return err
+	return p.put(p.id, p.rec)
 }
 
 // place moves us, and so the shim that we start, into the container's cgroup: what a
@@ -153,6 +157,33 @@ func (p *proxy) linkRoot() error {
 		return nil
 	}
 	return err
+}
+
+// joinPIDs corrects the PID namespace that the bundle wants to join. Who wrote it took
+// another container's proxy for the container: joined as it is, it would be the node's.
+func (p *proxy) joinPIDs() error {
+	for i, n := range p.spec.Linux.Namespaces {
+		var pid int
+		if _, err := fmt.Sscanf(n.Path, "/proc/%d/ns/pid", &pid); n.Type != specs.PIDNamespace || err != nil {
+			continue
+		}
+		entries, err := os.ReadDir(p.Runtime.o.Root)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			rec, err := p.get(e.Name())
+			if err != nil || rec.Proxy.Pid != pid || !rec.Proxy.Alive() {
+				continue
+			}
+			if rec.Task == 0 {
+				return errs.Precondition("cannot join the PID namespace of container %s: it is being made", e.Name())
+			}
+			p.spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/pid", rec.Task)
+			return oci.WriteBundle(p.o.Bundle, p.spec)
+		}
+	}
+	return nil
 }
 
 // startShim returns the address of the shim: a new one's, or that of the pod's.
@@ -190,19 +221,19 @@ func (p *proxy) startShim(ctx context.Context) (address, service string, err err
 	return told.Address, serviceV2, nil
 }
 
-// create has the shim make the task.
-func (p *proxy) create(ctx context.Context) error {
+// create has the shim make the task, and returns its pid.
+func (p *proxy) create(ctx context.Context) (int, error) {
 	p.req.Process = p.spec.Process
 	if err := p.openStreams(); err != nil {
-		return err
+		return 0, err
 	}
 	dir := p.path(p.id, streamsDir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+		return 0, err
 	}
 	streams, paths, err := oci.OpenFIFOs(&p.req, dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	p.streams = streams
 	if paths.Stderr != "" && sameFile(os.Stdout, os.Stderr) { // one pipe keeps their order
@@ -213,7 +244,7 @@ func (p *proxy) create(ctx context.Context) error {
 	if file := p.Runtime.o.Config; file != "" {
 		options := &anypb.Any{}
 		if err := options.MarshalFrom(&runtimeoptions.Options{ConfigPath: file}); err != nil {
-			return err
+			return 0, err
 		}
 		options.TypeUrl = string(options.MessageName()) // as containerd's registry of types names it
 		req.Options = options
@@ -221,11 +252,13 @@ func (p *proxy) create(ctx context.Context) error {
 	if p.Runtime.o.PullImage {
 		m, err := guestPull(p.spec.Annotations)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		req.Rootfs = []*types.Mount{m}
 	}
-	return p.client.do(ctx, "Create", req, &task.CreateTaskResponse{})
+	made := &task.CreateTaskResponse{}
+	err = p.client.do(ctx, "Create", req, made)
+	return int(made.Pid), err
 }
 
 // guestPull is the root file system of a container whose image is pulled inside the

@@ -23,6 +23,8 @@ type record struct {
 	Annotations map[string]string
 	// Proxy is the process that stands for the container; zero before it runs.
 	Proxy proc.ID
+	// Task is what the shim calls the pid of the container's process; 0 before that.
+	Task int
 	// Cgroup is where proxy and shim are; "" if the bundle names none.
 	Cgroup string
 	// Environ is the environment in which the shim was started: its delete has the same.

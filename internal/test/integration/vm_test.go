@@ -241,6 +241,38 @@ func TestVMKills(t *testing.T) {
 	}
 }
 
+// TestVMCrash kills the daemon where the machine and what is in it come and go.
+func TestVMCrash(t *testing.T) {
+	w := machines(t, "")
+	crashAt(t, w, slices.DeleteFunc(crashPoints(), func(p string) bool {
+		return !strings.Contains(p, ".infra.") && !strings.Contains(p, ".process.") && !strings.Contains(p, "start")
+	}))
+}
+
+// Containers that share a PID namespace see each other, and nobody else.
+func TestVMSharedPID(t *testing.T) {
+	w := machines(t, "")
+	pod := w.Pod("shared", sharedPID)
+	share := func(c *cri.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+	}
+	w.Ctr(pod, "first", "exec sleep 4321", share)
+	second := w.Ctr(pod, "second", "exec sleep 1000", share)
+	w.Eventually("the other's process", func() bool {
+		out, _ := w.Exec(second, "ps -o pid,args")
+		if strings.Contains(out, fakeshim.Name) || strings.Contains(out, "conmon") {
+			t.Fatalf("the node's processes are seen: %s", out)
+		}
+		return strings.Contains(out, "sleep 4321") && strings.Contains(out, "/pause")
+	})
+	third := w.Ctr(pod, "debugger", "exec sleep 1000", func(c *cri.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Pid: cri.NamespaceMode_TARGET, TargetId: second}
+	})
+	if out, _ := w.Exec(third, "ps -o pid,args"); !strings.Contains(out, "sleep 4321") || strings.Contains(out, "conmon") {
+		t.Errorf("a target's namespace: %s", out)
+	}
+}
+
 // A daemon that is killed under an exec leaves it without anybody who waits: the next
 // exec ends it.
 func TestVMExecOrphan(t *testing.T) {
