@@ -82,7 +82,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
-	if err := links(bin, "conmon", "runc", "pause"); err != nil {
+	if err := links(bin, "conmon", "runc", "pause", "shimrun"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
 	}
 	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
