@@ -58,6 +58,11 @@ type Known struct {
 	Inert bool
 }
 
+// Performance are those that give a container its processors undisturbed.
+func Performance() []string {
+	return []string{CPULoad, CPUQuota, IRQLoad, CPUCStates, CPUGovernor, CPUShared}
+}
+
 // internalPrefix begins the names under which the engine notes in config.json what it
 // did; nobody else may write such notes.
 const internalPrefix = "io.kubernetes.cri-o."
@@ -81,11 +86,11 @@ func Table() []Known {
 		{Name: PodOverhead, Old: old("PodLinuxOverhead"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's overhead as JSON"},
 		{Name: PodResources, Old: old("PodLinuxResources"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's resources as JSON"},
 		{Name: "spoofed.crio.io", Old: old("Spoofed"), Engine: true, Effect: "noted by the daemon"},
-		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone", Inert: true},
-		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors", Inert: true},
-		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors", Inert: true},
-		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N", Inert: true},
-		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors", Inert: true},
+		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone"},
+		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors"},
+		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors"},
+		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N"},
+		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors"},
 		{Name: CPUShared, Scoped: true, Effect: "enable: the processors of shared_cpuset too"},
 		{Name: SkipGOMAXPROCS, Scoped: true, Effect: "true: no GOMAXPROCS is injected"},
 		{Name: TraceSyscall, Effect: "for an OCI hook that records system calls"},

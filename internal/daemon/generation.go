@@ -10,6 +10,7 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/lsm"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
@@ -40,7 +41,12 @@ func (p *parts) newGeneration(c *config.Config) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	sm.ids = p.ids // what is taken stays so
+	sm.ids, sm.tuner = p.ids, p.tuner // what is taken stays so
+	for _, list := range []map[string]*process.Handler{hs.byName, hs.platforms} {
+		for _, h := range list {
+			h.Runtime = perf.Runtime{Runtime: h.Runtime, Tuner: p.tuner}
+		}
+	}
 	if c.Runtime.SELinux && lsm.SELinuxEnabled() {
 		sm.labels = p.labels
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
@@ -49,6 +50,7 @@ type specMaker struct {
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
 	labels  *selinux.Labeler // nil: SELinux is off
+	tuner   *perf.Tuner
 	// artifacts is nil where none are kept.
 	artifacts Artifacts
 	nodeIDs   idrange.Map       // uid_mappings and gid_mappings
@@ -164,6 +166,9 @@ func (m *specMaker) Container(ctx context.Context, r pod.SpecRequest) (*specs.Sp
 	}
 	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
+	}
+	if err := m.tuner.Prepare(r.ID, in.Acting(), r.Config.GetMetadata().GetName(), m.conf.SharedCPUSet, res.Spec); err != nil {
+		return nil, nil, err
 	}
 	m.relabel(&in, ctrDir(&r))
 	m.hooks.Inject(res.Spec, hooks.Facts{Annotations: res.Spec.Annotations, Command: res.Spec.Process.Args[0], BindMounts: len(r.Config.GetMounts()) > 0})

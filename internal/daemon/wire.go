@@ -24,6 +24,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/notifier"
 	"github.com/monocrio/monocrio/internal/nri"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/puller"
@@ -45,6 +46,7 @@ type parts struct {
 	driver  cgroup.Driver
 	ids     *idrange.Pool
 	labels  *selinux.Labeler
+	tuner   *perf.Tuner
 	store   *storage.Store
 	images  *image.Service
 	network *cni.Network
@@ -88,6 +90,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
+	p.tuner = newTuner(p)
 	p.ids, p.labels = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}
 	g, err := p.newGeneration(c)
 	if err != nil {
@@ -164,6 +167,19 @@ func newNotifier(p *parts) (*notifier.Notifier, error) {
 	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.metrics.SeccompNotified,
 		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
 		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
+}
+
+// newTuner changes the node for containers with undisturbed processors.
+func newTuner(p *parts) *perf.Tuner {
+	return perf.New(perf.Options{Bundles: filepath.Join(p.conf.Crio.RunDir, "containers"), Unified: cgroup.Unified(),
+		IRQBalance: p.conf.Runtime.IRQBalanceConfig, Restore: p.conf.Runtime.IRQBalanceRestore, Reread: perf.RestartIRQBalance, Log: p.log,
+		Cgroup: func(controller, cgroupsPath string) (string, error) {
+			path, err := cgroup.Path(p.driver, cgroupsPath)
+			if err != nil {
+				return "", err
+			}
+			return cgroup.DirFor(controller, path), nil
+		}})
 }
 
 // recoverNotifier tells it which containers run already.

@@ -109,7 +109,7 @@ type Image struct {
 	Platform string `json:",omitempty"`
 	// Annotations are those of its manifest that may act.
 	Annotations map[string]string `json:",omitempty"`
-	Config   v1.ImageConfig
+	Config      v1.ImageConfig
 }
 
 // Process is a monitor and the first process of what it watches.
