@@ -125,10 +125,9 @@ func (p *parser) checkLogs() string {
 	return ""
 }
 
-// defaults are the values of options that are not given.
-func defaults() parser {
-	p := parser{socketDir: "/var/run/crio"}
-	p.o = loop.Options{Level: loop.LevelWarn, SyncFD: -1, StartFD: -1, AttachFD: -1}
-	p.o.Logs.MaxFiles = 1
-	return p
+// defaults sets the values of options that are not given.
+func (p *parser) defaults() {
+	p.socketDir = "/var/run/crio"
+	p.o.Level, p.o.Logs.MaxFiles = loop.LevelWarn, 1
+	p.o.SyncFD, p.o.StartFD, p.o.AttachFD = -1, -1, -1
 }

@@ -27,7 +27,8 @@ func Main(args []string) int {
 		// Called by a name that the C start level does not know: say it again.
 		return again(args, env)
 	}
-	p := defaults()
+	var p parser
+	p.defaults()
 	if err := p.parse(args[1:]); err != "" {
 		return complain(err)
 	}

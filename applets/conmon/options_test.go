@@ -44,7 +44,8 @@ func TestParse(t *testing.T) {
 		must + "--exit-command-arg -c":                                  func(p *parser) bool { return reflect.DeepEqual(p.o.ExitArgs, []string{"-c"}) },
 		must + "--log-level trace --pidfile x":                          func(p *parser) bool { return p.o.PidFile == "x" },
 	} {
-		p := defaults()
+		var p parser
+		p.defaults()
 		err := p.parse(strings.Fields(line))
 		if err == "" {
 			err = p.check()
@@ -91,7 +92,8 @@ func TestParseRefuses(t *testing.T) {
 		"-u uid -r /bin/true -l none":    "--cid",
 		"-c id -u uid -r /bin/true":      "--log-path",
 	} {
-		p := defaults()
+		var p parser
+		p.defaults()
 		err := p.parse(strings.Fields(line))
 		if err == "" {
 			err = p.check()
@@ -125,7 +127,9 @@ func TestEveryOption(t *testing.T) {
 		if o.value {
 			args = append(args, value)
 		}
-		before, after := defaults(), defaults()
+		var before, after parser
+		before.defaults()
+		after.defaults()
 		before.parse(strings.Fields(must))
 		err := after.parse(args)
 		if err != "" {

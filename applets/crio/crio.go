@@ -4,6 +4,7 @@ package crio
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -134,7 +135,7 @@ func (c *command) load() (conf *config.Config, warnings []string, err error) {
 			conf.SetBy(&o)
 		}
 	}
-	if err := conf.Complete(); err != nil {
+	if err := errors.Join(daemon.FromSystem(conf), conf.Complete()); err != nil {
 		return nil, nil, err
 	}
 	return conf, append(warnings, conf.Warnings()...), nil

@@ -143,6 +143,40 @@ func TestMisplacedFlag(t *testing.T) {
 	}
 }
 
+// What storage.conf says counts where nothing else says it.
+func TestStorageConf(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Setenv("CONTAINERS_STORAGE_CONF", write("storage.conf", "[storage]\ndriver = \"vfs\"\ngraphroot = \"/g\"\nrunroot = \"/r\"\n[storage.options.overlay]\nmountopt = \"nodev\"\n"))
+	text, err := run(t, "--runroot", "/mine", "config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\nroot = \"/g\"\n", "\nrunroot = \"/mine\"\n", "\nstorage_driver = \"vfs\"\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	write("storage.conf", "[storage]\ndriver = \"btrfs\"\n")
+	if _, err := run(t, "config"); err == nil || !strings.Contains(err.Error(), "storage.conf: [crio] storage_driver = \"btrfs\"") {
+		t.Errorf("a driver that is not built in: %v", err)
+	}
+	write("storage.conf", "[storage\n")
+	if _, err := run(t, "config"); err == nil || !strings.Contains(err.Error(), "storage.conf") {
+		t.Errorf("a broken file: %v", err)
+	}
+	t.Setenv("CONTAINERS_STORAGE_CONF", "/dev/null")
+	if text, err := run(t, "config"); err != nil || strings.Contains(text, "\nroot = ") {
+		t.Errorf("without: %v\n%s", err, text)
+	}
+}
+
 // What `crio config` prints follows from file, environment and flags, in this order.
 func TestConfigCommand(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "crio.conf")

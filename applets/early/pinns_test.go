@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -375,5 +376,34 @@ func TestPinnsMounts(t *testing.T) {
 	}
 	if inside := within(t, at, "mnt", "cat", "/proc/self/mountinfo"); strings.Contains(inside, at+"/mntns/name") {
 		t.Errorf("the namespace holds itself: %s", inside)
+	}
+}
+
+// TestPinnsManual: docs/pinns.8.md has every option that the code has, and names a test.
+func TestPinnsManual(t *testing.T) {
+	code, err := os.ReadFile("ctor/pinns.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/pinns.8.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.ReadFile("pinns_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(?:-\\w, )?--([a-z-]+)[^|]*\\|[^|]+\\| (\\w+) \\|$").FindAllStringSubmatch(string(page), -1) {
+		rows[m[1]] = m[2]
+	}
+	options := regexp.MustCompile(`\{"([a-z-]+)", [012], 0, `).FindAllStringSubmatch(string(code), -1)
+	if len(options) != 12 || len(rows) != len(options) {
+		t.Errorf("%d options, %d rows", len(options), len(rows))
+	}
+	for _, o := range options {
+		if !strings.Contains(string(own), "func "+rows[o[1]]+"(") {
+			t.Errorf("--%s is shown by %q", o[1], rows[o[1]])
+		}
 	}
 }

@@ -55,6 +55,7 @@ type Options struct {
 	PluginDirs     []string         // plugin_dirs, searched in this order
 	CacheDir       string           // results, and host-local's leases unless the file says otherwise; "" for DefaultCacheDir
 	Template       string           // cni_conf_template: see SetPodCIDR
+	StatusGrace    time.Duration    // cni_status_grace_period
 	Plugins        []*plugin.Plugin // the embedded ones: Embedded()
 	Log            *slog.Logger     // nil for none
 }
@@ -115,8 +116,10 @@ type Network struct {
 	// asked once; the other fields have mu.
 	asking sync.Mutex
 	status struct { // the last answer
-		at  time.Time
-		err error
+		at   time.Time
+		err  error
+		good time.Time // when the network of this name was last ready
+		of   string
 	}
 
 	stop    context.CancelFunc
@@ -215,6 +218,13 @@ func (n *Network) Status(ctx context.Context) error {
 	err = n.ask(ctx, c)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	switch {
+	case err == nil:
+		n.status.good, n.status.of = time.Now(), c.Name
+	case n.status.of == c.Name && time.Since(n.status.good) < n.opts.StatusGrace:
+		n.log.Warn("the pod network says that it is not ready; it counts as ready for the grace period (cni_status_grace_period)", "err", err)
+		err = nil
+	}
 	if ctx.Err() == nil && n.changed == changed {
 		n.status.at, n.status.err = time.Now(), err
 	}

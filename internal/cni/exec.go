@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -146,22 +145,6 @@ func verbOf(environ []string) string {
 		}
 	}
 	return ""
-}
-
-// execute runs a file as the specification says.
-func (e *Exec) execute(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	var stderr bytes.Buffer
-	out, err := (&invoke.RawExec{Stderr: &stderr}).ExecPlugin(ctx, path, stdin, environ)
-	if stderr.Len() > 0 && e.log != nil {
-		e.log.Debug("CNI plugin wrote to standard error", "plugin", path, "text", strings.TrimSpace(stderr.String()))
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.Join(ctx.Err(), err)
-		}
-		return nil, fmt.Errorf("plugin %s: %w", path, err)
-	}
-	return out, nil
 }
 
 // Delegate runs a verb of another plugin for an embedded one, in the same way.

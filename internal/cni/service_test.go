@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +127,59 @@ esac`)
 	p.req.PodName = "a;b=c"
 	if err := p.attach(); !errs.Is(err, errs.KindInvalid) {
 		t.Errorf("a pod name with ';': %v", err)
+	}
+}
+
+// A plugin that leaves a child behind, which has its pipes, holds nobody.
+func TestPluginLeavesChild(t *testing.T) {
+	w := newWorld(t, list("1.1.0", `{"type":"mine"}`))
+	pid := filepath.Join(w.data, "pid")
+	w.script("mine", `[ "$CNI_COMMAND" = ADD ] || exit 0; setsid sleep 1000 & echo $! >`+pid+`; echo '{"cniVersion":"1.1.0","ips":[{"address":"203.0.113.9/24"}]}'`)
+	p := w.prepare()
+	if err := p.attach(); err != nil || !slices.Equal(p.res.IPs, []string{"203.0.113.9"}) {
+		t.Errorf("%v, %v", p.res.IPs, err)
+	}
+	p.detach()
+	text, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Errorf("the child: %v", err)
+	}
+}
+
+// A network that was ready may fail for a while; one that never was may not.
+//
+// Options: crio.network.cni_status_grace_period
+func TestStatusGrace(t *testing.T) {
+	for grace, want := range map[time.Duration]bool{0: false, time.Hour: true} {
+		w := newWorld(t, list("1.1.0", `{"type":"mine"}`), func(o *cni.Options) { o.StatusGrace = grace })
+		broken := filepath.Join(w.data, "broken")
+		w.script("mine", `[ "$CNI_COMMAND" = STATUS ] && [ -e `+broken+` ] && { echo '{"cniVersion":"1.1.0","code":50,"msg":"no cable"}'; exit 1; }; exit 0`)
+		status := func() bool {
+			w.net.Forget() // the last answer counts for a moment
+			return w.net.Status(context.Background()) == nil
+		}
+		if err := os.WriteFile(broken, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if status() {
+			t.Errorf("grace %v: a network that never was ready is", grace)
+		}
+		if err := os.Remove(broken); err != nil {
+			t.Fatal(err)
+		}
+		if !status() {
+			t.Errorf("grace %v: a network that is ready is not", grace)
+		}
+		if err := os.WriteFile(broken, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if status() != want {
+			t.Errorf("grace %v: a network that was ready: %v", grace, !want)
+		}
 	}
 }
 

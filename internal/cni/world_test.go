@@ -41,15 +41,16 @@ func TestMain(m *testing.M) {
 // namespace of its own in which every goroutine of the test that calls it runs by
 // in().
 type world struct {
-	t    testing.TB
-	net  *cni.Network
-	dir  string // network_dir
-	bin  string // plugin_dirs
-	data string // CacheDir
+	change []func(*cni.Options)
+	t      testing.TB
+	net    *cni.Network
+	dir    string // network_dir
+	bin    string // plugin_dirs
+	data   string // CacheDir
 }
 
 // newWorld needs root and namespaces of its own (scripts/in-namespaces).
-func newWorld(t testing.TB, conf string) *world {
+func newWorld(t testing.TB, conf string, change ...func(*cni.Options)) *world {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -57,7 +58,7 @@ func newWorld(t testing.TB, conf string) *world {
 	if boot, err := os.ReadFile("/proc/1/cmdline"); err != nil || !bytes.Contains(boot, []byte("in-namespaces")) {
 		t.Skip("needs namespaces of its own: run by scripts/in-namespaces")
 	}
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "net.d"), bin: t.TempDir(), data: t.TempDir()}
+	w := &world{t: t, change: change, dir: filepath.Join(t.TempDir(), "net.d"), bin: t.TempDir(), data: t.TempDir()}
 	if conf != "" {
 		w.write("10-test.conflist", conf)
 	}
@@ -84,8 +85,12 @@ func newWorld(t testing.TB, conf string) *world {
 
 func (w *world) start() {
 	w.t.Helper()
-	n, err := cni.New(cni.Options{ConfDir: w.dir, PluginDirs: []string{w.bin}, CacheDir: w.data, Plugins: cni.Embedded(),
-		Log: slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	o := cni.Options{ConfDir: w.dir, PluginDirs: []string{w.bin}, CacheDir: w.data, Plugins: cni.Embedded(),
+		Log: slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	for _, change := range w.change {
+		change(&o)
+	}
+	n, err := cni.New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}

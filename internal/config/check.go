@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -20,7 +21,7 @@ import (
 //	path     an absolute path          path?    or nothing
 //	paths    a list of them
 //	socket   a path that a socket can have   socket?  or nothing
-//	ip port regexp cpus bytes? pairs   as the errors below say
+//	ip port hostport regexp cpus bytes? pairs   as the errors below say
 //	N..M     a number; N.. without end; "N.. or X": or just X
 //	A B C    one of these words; "? A B": or nothing
 //
@@ -46,6 +47,10 @@ func verdict(is, text string) string {
 	case "port":
 		_, err := strconv.ParseUint(text, 10, 16)
 		return needs(err == nil, "a number from 0 to 65535 is needed")
+	case "hostport":
+		host, port, err := net.SplitHostPort(text)
+		n, bad := strconv.ParseUint(port, 10, 16)
+		return needs(err == nil && bad == nil && host != "" && n > 0, "HOST:PORT is needed, such as 127.0.0.1:4317")
 	case "regexp":
 		_, err := regexp.Compile(text)
 		return needs(err == nil, fmt.Sprintf("a regular expression is needed: %v", err))

@@ -44,7 +44,7 @@ type Config struct {
 
 // Crio is the table [crio]: where things are kept.
 type Crio struct {
-	Root              string   `toml:"root" flag:"root,r" is:"path" doc:"where images and containers' layers are kept (containers/storage); podman and skopeo on this machine see the same images"`
+	Root              string   `toml:"root" flag:"root,r" is:"path" doc:"where images and containers' layers are kept (containers/storage); what storage.conf says of it counts unless this does, here and for the next four, so that podman and skopeo see the same images"`
 	RunRoot           string   `toml:"runroot" flag:"runroot" is:"path" doc:"volatile state of the storage"`
 	ImageStore        string   `toml:"imagestore" flag:"imagestore" is:"path?" doc:"a separate place for images that are pulled"`
 	StorageDriver     string   `toml:"storage_driver" flag:"storage-driver,s" is:"overlay vfs" doc:"storage driver"`

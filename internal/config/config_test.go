@@ -196,3 +196,19 @@ func TestTLSNumbers(t *testing.T) {
 		t.Errorf("version %x", c.API.MinVersion())
 	}
 }
+
+// The old switch of checkpoints is the new one's default.
+//
+// Options: crio.runtime.enable_criu_support
+func TestCheckpointLevel(t *testing.T) {
+	for _, c := range []struct {
+		old         bool
+		level, want string
+	}{{false, "", ""}, {true, "", "checkpoint_restore"}, {true, "none", "none"}, {false, "checkpoint_only", "checkpoint_only"}} {
+		conf := Default()
+		conf.Runtime.EnableCRIU, conf.Checkpoint.Level = c.old, c.level
+		if err := conf.Complete(); err != nil || conf.Checkpoint.Level != c.want {
+			t.Errorf("%+v: %q, %v", c, conf.Checkpoint.Level, err)
+		}
+	}
+}

@@ -26,6 +26,8 @@ func Default() *Config {
 		Runtime: defaultRuntime(),
 		Image: Image{
 			DefaultTransport:    "docker://",
+			NamespacedAuthDir:   "/etc/crio/auth",
+			SignaturePolicyDir:  "/etc/crio/policies",
 			PauseCommand:        "/pause",
 			ImageVolumes:        "mkdir",
 			PullProgressTimeout: Duration(10 * time.Minute),
@@ -66,6 +68,7 @@ func defaultRuntime() Runtime {
 		AppArmorProfile:     "crio-default",
 		IRQBalanceConfig:    "/etc/sysconfig/irqbalance",
 		IRQBalanceRestore:   "/etc/sysconfig/orig_irq_banned_cpus",
+		NamespacesDir:       "/var/run",
 		MinimumUID:          -1,
 		MinimumGID:          -1,
 		PidsLimit:           -1,

@@ -125,6 +125,15 @@ func (c *Config) setAt(option, where string) {
 // SetBy remembers that a flag has set an option.
 func (c *Config) SetBy(o *Option) { c.setAt(o.Name(), "--"+o.Flag) }
 
+// SetFrom sets an option that nothing has set to what another program's file says of it;
+// what is its default anyway stays that.
+func (c *Config) SetFrom(o *Option, text, where string) {
+	before := reflect.ValueOf(o.Value.Interface())
+	if o.Set(text) == nil && !same(before, o.Value) {
+		c.setAt(o.Name(), where)
+	}
+}
+
 // Origin tells where an option was set: FILE:LINE, a variable or a flag; empty if
 // it has its default. name is TABLE.KEY.
 func (c *Config) Origin(name string) string { return c.origin[name] }

@@ -182,7 +182,7 @@ func TestParseBytes(t *testing.T) {
 func TestVerdicts(t *testing.T) {
 	for _, c := range []struct{ is, good, bad string }{
 		{"path", "/a", "a"}, {"path?", "", "a"}, {"socket", "/s", "/" + strings.Repeat("x", 107)}, {"socket?", "", "s"},
-		{"ip", "::1", "localhost"}, {"port", "0", "65536"}, {"regexp", "^a+$", "("}, {"cpus", "0-3,7", "3-0"}, {"cpus", "", "a"},
+		{"ip", "::1", "localhost"}, {"port", "0", "65536"}, {"hostport", "[::1]:5", "::1:5"}, {"hostport", "a:5", ":5"}, {"regexp", "^a+$", "("}, {"cpus", "0-3,7", "3-0"}, {"cpus", "", "a"},
 		{"bytes?", "", "x"}, {"pairs", "A=", "=A"}, {"0..", "0", "-1"}, {"1..5", "5", "6"}, {"8192.. or -1", "-1", "0"}, {"8192.. or -1", "8192", "-2"},
 		{"? a b", "", "c"}, {"a b", "b", ""},
 	} {

@@ -23,7 +23,7 @@ type Runtime struct {
 	CDISpecDirs         []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" live:"yes" is:"paths" doc:"folders with the specifications of CDI devices; later ones win"`
 	DeviceOwnership     bool     `toml:"device_ownership_from_security_context" flag:"device-ownership-from-security-context" live:"yes" env:"-" doc:"device nodes belong to the container's user and group"`
 	DecryptionKeysPath  string   `toml:"decryption_keys_path" flag:"decryption-keys-path" env:"-" is:"path?" doc:"folder with the private keys of encrypted images" inert:"not built in yet"`
-	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"read-only stores of OCI artifacts" inert:"not built in yet"`
+	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"folders with more OCI artifacts, which are only read: artifacts below each is an OCI image layout"`
 	SeccompProfile      string   `toml:"seccomp_profile" flag:"seccomp-profile" live:"yes" is:"path?" doc:"file with the default seccomp profile; empty or absent: the built-in one"`
 	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" live:"yes" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none"`
 	AppArmorProfile     string   `toml:"apparmor_profile" flag:"apparmor-profile" live:"yes" doc:"name of the default AppArmor profile; crio-default is loaded by the daemon"`
@@ -43,7 +43,7 @@ type Runtime struct {
 	MinimumGID          int64    `toml:"minimum_mappable_gid" flag:"minimum-mappable-gid" old:"user namespaces of pods" doc:"least host group ID that an annotation may map; -1: any"`
 	LogLevel            string   `toml:"log_level" flag:"log-level,l" live:"yes" is:"trace debug info warn warning error fatal panic" doc:"least level that the daemon logs"`
 	LogFilter           string   `toml:"log_filter" flag:"log-filter" live:"yes" is:"regexp" doc:"regular expression; the daemon logs only messages that match it"`
-	NamespacesDir       string   `toml:"namespaces_dir" flag:"namespaces-dir" is:"path?" doc:"where namespaces of pods are pinned, as netns/ID, ipcns/ID, ...; empty: pods/ID in run_dir" inert:"not built in yet"`
+	NamespacesDir       string   `toml:"namespaces_dir" flag:"namespaces-dir" is:"path" doc:"where others find the namespaces of pods: netns/ID, ipcns/ID, utsns/ID, userns/ID"`
 	PinnsPath           string   `toml:"pinns_path" flag:"pinns-path" is:"path?" inert:"the daemon pins namespaces itself" doc:"the pinns executable"`
 	EnableCRIU          bool     `toml:"enable_criu_support" flag:"enable-criu-support" old:"container_level_enabled" doc:"true is checkpoint_restore there"`
 	PidsLimit           int64    `toml:"pids_limit" flag:"pids-limit" live:"yes" is:"1.. or -1" old:"the kubelet's podPidsLimit" doc:"most processes of one container; -1: no limit"`

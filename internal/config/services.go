@@ -4,13 +4,13 @@ package config
 type Image struct {
 	DefaultTransport     string   `toml:"default_transport" flag:"default-transport" is:"docker://" doc:"prefix of references that name no transport; only docker:// pulls"`
 	GlobalAuthFile       string   `toml:"global_auth_file" flag:"global-auth-file" is:"path?" live:"yes" doc:"credentials for registries, in the format of docker's config.json"`
-	NamespacedAuthDir    string   `toml:"namespaced_auth_dir" is:"path?" doc:"credentials for one pull each: NAMESPACE-SHA256(image).json" inert:"not built in yet"`
+	NamespacedAuthDir    string   `toml:"namespaced_auth_dir" is:"path?" live:"yes" doc:"folder with credentials for one pull each, from the kubelet's credential provider: NAMESPACE-SHA256.json, the sum being that of the image's name without tag; a pull for a pod of that namespace takes the file and deletes it"`
 	PauseImage           string   `toml:"pause_image" flag:"pause-image" inert:"the pause process is this executable; no image is needed" doc:"image of the pause process"`
 	PauseImageAuthFile   string   `toml:"pause_image_auth_file" flag:"pause-image-auth-file" inert:"the pause process is this executable; no image is needed" doc:"credentials for it"`
 	PauseCommand         string   `toml:"pause_command" flag:"pause-command" inert:"the pause process is this executable; no image is needed" doc:"its command"`
 	PinnedImages         []string `toml:"pinned_images" flag:"pinned-images" live:"yes" doc:"images that the kubelet must not collect: exact names, name*, or *word*"`
 	SignaturePolicy      string   `toml:"signature_policy" flag:"signature-policy" is:"path?" live:"yes" doc:"policy.json; empty: /etc/containers/policy.json, or a built-in one that accepts everything"`
-	SignaturePolicyDir   string   `toml:"signature_policy_dir" flag:"signature-policy-dir" is:"path?" doc:"folder with a policy per namespace, NAMESPACE.json" inert:"not built in yet"`
+	SignaturePolicyDir   string   `toml:"signature_policy_dir" flag:"signature-policy-dir" is:"path?" live:"yes" doc:"folder with a policy per namespace of pods, NAMESPACE.json, instead of signature_policy; if it has any, images are judged again when containers and image volumes are made"`
 	InsecureRegistries   []string `toml:"insecure_registries" flag:"insecure-registry" inert:"registries.conf says which registries are insecure" doc:"registries without TLS"`
 	RegistriesConf       string   `toml:"registries_conf" flag:"registries-conf" is:"path?" live:"yes" doc:"registries.conf; empty: the system's"`
 	RegistriesConfDir    string   `toml:"registries_conf_dir" flag:"registries-conf-dir" is:"path?" live:"yes" doc:"drop-ins of registries.conf; empty: the system's"`
@@ -19,8 +19,8 @@ type Image struct {
 	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" doc:"where pulls put large temporary files; empty: beside the storage"`
 	AutoReloadRegistries bool     `toml:"auto_reload_registries" flag:"auto-reload-registries" env:"AUTO_RELOAD_REGISTRIES" inert:"changed files are always seen: registries.conf and its drop-ins are watched like crio.conf" doc:"watch registries.conf and its drop-ins"`
 	PullProgressTimeout  Duration `toml:"pull_progress_timeout" flag:"pull-progress-timeout" live:"yes" doc:"a pull that moves no byte for so long is given up; 0s: never"`
-	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" doc:"image volumes may be OCI artifacts" inert:"not built in yet"`
-	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" doc:"a name without registry that several registries may mean: enforcing refuses it, disabled tries each" inert:"not built in yet"`
+	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" live:"yes" doc:"pull OCI artifacts, and mount their files where image volumes name them"`
+	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" live:"yes" doc:"a name without registry that is no alias, when registries.conf searches several registries: enforcing does not pull it, disabled tries each"`
 }
 
 // Network is the table [crio.network].
@@ -29,7 +29,7 @@ type Network struct {
 	NetworkDir     string   `toml:"network_dir" flag:"cni-config-dir" is:"path" doc:"folder of the CNI configuration files"`
 	PluginDirs     []string `toml:"plugin_dirs" flag:"cni-plugin-dir" is:"paths" doc:"folders of CNI plugins; what is in none of them is embedded"`
 	PluginDir      string   `toml:"plugin_dir" is:"path?" old:"plugin_dirs" doc:"one more such folder"`
-	StatusGrace    Duration `toml:"cni_status_grace_period" flag:"cni-status-grace-period" env:"CNI_STATUS_GRACE_PERIOD" doc:"how long the plugins' STATUS may fail before the network counts as not ready; 0s: not at all" inert:"not built in yet"`
+	StatusGrace    Duration `toml:"cni_status_grace_period" flag:"cni-status-grace-period" env:"CNI_STATUS_GRACE_PERIOD" doc:"how long the plugins' STATUS may fail before a network that was ready counts as not ready; 0s: not at all"`
 	Template       string   `toml:"cni_conf_template" flag:"cni-conf-template" is:"path?" doc:"a CNI configuration with {{PodCIDR}}, {{PodCIDRRanges}} or {{Routes}} in it, filled into network_dir when the kubelet tells the node's pod CIDR; empty: the pod CIDR is ignored"`
 	CacheDir       string   `toml:"cni_cache_dir" flag:"cni-cache-dir" is:"path" doc:"results of CNI plugins and address leases"`
 }
@@ -47,9 +47,9 @@ type Metrics struct {
 
 // Tracing is the table [crio.tracing]: spans for OpenTelemetry.
 type Tracing struct {
-	Enable   bool   `toml:"enable_tracing" flag:"enable-tracing" doc:"send traces of calls and their steps" inert:"not built in yet"`
-	Endpoint string `toml:"tracing_endpoint" flag:"tracing-endpoint" doc:"HOST:PORT of the collector (OTLP over gRPC)" inert:"not built in yet"`
-	Rate     int    `toml:"tracing_sampling_rate_per_million" flag:"tracing-sampling-rate-per-million" is:"0..1000000" doc:"how many of a million calls are traced whose caller does not decide it" inert:"not built in yet"`
+	Enable   bool   `toml:"enable_tracing" flag:"enable-tracing" doc:"send traces of calls and their steps"`
+	Endpoint string `toml:"tracing_endpoint" flag:"tracing-endpoint" is:"hostport" doc:"HOST:PORT of the collector (OTLP over gRPC)"`
+	Rate     int    `toml:"tracing_sampling_rate_per_million" flag:"tracing-sampling-rate-per-million" is:"0..1000000" doc:"how many of a million calls are traced whose caller does not decide it"`
 }
 
 // Stats is the table [crio.stats]: what pods and containers consume.

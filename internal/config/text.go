@@ -159,7 +159,7 @@ func (o *Option) Help() string {
 // Choices lists the words of which the value must be one; empty if it is free.
 func (o *Option) Choices() string {
 	switch o.Is {
-	case "", "path", "path?", "paths", "socket", "socket?", "ip", "port", "regexp", "cpus", "bytes?", "pairs":
+	case "", "path", "path?", "paths", "socket", "socket?", "ip", "port", "hostport", "regexp", "cpus", "bytes?", "pairs":
 		return ""
 	}
 	if strings.Contains(o.Is, "..") {

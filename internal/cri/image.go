@@ -16,7 +16,8 @@ import (
 func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.PullImageResponse, error) {
 	a := r.GetAuth()
 	id, err := s.d.Images.PullFor(ctx, r.GetImage().GetImage(), image.Auth{Username: a.GetUsername(), Password: a.GetPassword(),
-		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}, r.GetSandboxConfig().GetLinux().GetCgroupParent())
+		Auth: a.GetAuth(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()},
+		image.Pod{Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace(), Cgroup: r.GetSandboxConfig().GetLinux().GetCgroupParent()})
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (s *Server) RemoveImage(ctx context.Context, r *cri.RemoveImageRequest) (*c
 
 // ImageFsInfo tells what images and containers take on the disk.
 func (s *Server) ImageFsInfo(context.Context, *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
-	images, containers, err := s.d.Store.Usage()
+	images, containers, err := s.d.Images.Usage()
 	if err != nil {
 		return nil, err
 	}

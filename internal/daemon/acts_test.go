@@ -50,6 +50,7 @@ func TestWhereMonitorsMayLive(t *testing.T) {
 	}
 }
 
+// Options: crio.runtime.seccomp_profile
 func TestAbsentProfilesFallBack(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "p.json")
@@ -90,6 +91,8 @@ func TestContainersThatAreRefused(t *testing.T) {
 	}
 }
 
+// Options: crio.runtime.conmon_cgroup, crio.runtime.conmon_env,
+// crio.runtime.runtimes.NAME.container_create_timeout, crio.runtime.runtimes.NAME.inherit_default_runtime
 func TestHandlersFromConfiguration(t *testing.T) {
 	c := config.Default()
 	c.Crio.RunDir, c.Runtime.NoSyncLog = t.TempDir(), false
@@ -156,6 +159,7 @@ func TestNodesMapping(t *testing.T) {
 	}
 }
 
+// Options: crio.runtime.minimum_mappable_uid, crio.runtime.minimum_mappable_gid
 func TestPodsThatAreRefused(t *testing.T) {
 	m := &specMaker{ids: idPool(&config.Runtime{}), conf: &config.Runtime{DropInfraCtr: true, Runtimes: map[string]config.Handler{"runc": {
 		AllowedAnnotations: []string{"shm-size.crio.io", "link-logs.crio.io", "userns-mode.crio.io"}}}}}

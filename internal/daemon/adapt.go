@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,10 +18,10 @@ import (
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
+	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/linux/namespace"
 	"github.com/monocrio/monocrio/internal/linux/proc"
 	"github.com/monocrio/monocrio/internal/monitor"
-	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/storage"
@@ -31,11 +32,20 @@ import (
 
 // The engines know no pod; these few lines let them stand where pod's seams are.
 
-// pins implements pod.Namespaces.
-type pins struct{}
+// pins implements pod.Namespaces. Others find the namespaces below dir, under the
+// pods' ids, which are the last part of the folders in which they are pinned.
+type pins struct{ dir string }
 
-func (pins) Pin(ctx context.Context, r namespace.PinRequest) error { return namespace.Pin(ctx, r) }
-func (pins) Unpin(dir string) error                                { return namespace.Unpin(dir) }
+func (p pins) Pin(ctx context.Context, r namespace.PinRequest) error {
+	if err := namespace.Pin(ctx, r); err != nil {
+		return err
+	}
+	return mount.ExposeNamespaces(r.Dir, p.dir, filepath.Base(r.Dir))
+}
+
+func (p pins) Unpin(dir string) error {
+	return errors.Join(mount.HideNamespaces(p.dir, filepath.Base(dir)), namespace.Unpin(dir))
+}
 
 // cgroups implements pod.Cgroups.
 type cgroups struct{ driver cgroup.Driver }
@@ -87,13 +97,6 @@ func (c cgroups) removeParent() {
 	}
 }
 
-// rootfs implements pod.Rootfs.
-type rootfs struct{ *storage.Store }
-
-func (r rootfs) Lease(ctx context.Context, l pod.Lease) error {
-	return r.Store.Lease(ctx, storage.Lease(l))
-}
-
 // images implements pod.Images.
 type images struct {
 	*image.Service
@@ -127,12 +130,19 @@ func (s images) Look(ctx context.Context, id string, f func(dir string) error) (
 	return f(dir)
 }
 
-func (s images) Resolve(ctx context.Context, ref string) (state.Image, error) {
+func (s images) Resolve(ctx context.Context, spec *api.ImageSpec, namespace string) (state.Image, error) {
+	ref := spec.GetImage()
 	i, err := s.Find(ctx, ref)
 	if err != nil {
 		return state.Image{}, err
 	}
-	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config}
+	if i.Artifact && !s.Mountable() {
+		return state.Image{}, errs.Precondition("cannot mount artifact %s: oci_artifact_mount_support is off", ref)
+	}
+	if err := s.Allow(ctx, i.ID, cmp.Or(spec.GetUserSpecifiedImage(), ref), namespace); err != nil {
+		return state.Image{}, err
+	}
+	out := state.Image{ID: i.ID, Ref: i.ID, Name: ref, Platform: i.Platform, Config: i.Config, Artifact: i.Artifact}
 	for _, key := range []string{annotation.SeccompProfile, "seccomp-profile.kubernetes.cri-o.io"} {
 		if v := i.Annotations[key]; v != "" && out.Annotations == nil {
 			out.Annotations = map[string]string{key: v}

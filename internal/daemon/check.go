@@ -129,11 +129,12 @@ func Wipe(ctx context.Context, c *config.Config, log *slog.Logger) (pods, images
 		pods++
 	}
 	for id := range used {
-		if e := p.images.Remove(ctx, id); e != nil {
-			err = errors.Join(err, fmt.Errorf("cannot remove image %s: %w", id, e))
-			continue
+		switch e := p.images.Remove(ctx, id); {
+		case e == nil:
+			images++
+		case !errs.Is(e, errs.KindPrecondition): // else others' containers use it
+			err = errors.Join(err, e)
 		}
-		images++
 	}
 	return pods, images, err
 }

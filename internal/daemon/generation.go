@@ -50,6 +50,9 @@ func (p *parts) newGeneration(c *config.Config) (*generation, error) {
 	if c.Runtime.SELinux && lsm.SELinuxEnabled() {
 		sm.labels = p.labels
 	}
+	if p.artifacts != nil {
+		sm.artifacts = p.artifacts
+	}
 	return &generation{conf: c, handlers: hs, specs: sm}, nil
 }
 
@@ -122,7 +125,8 @@ func (g *generation) keepsUsed(old *generation, used map[string]int) error {
 
 // imageRules are the rules of the image service.
 func imageRules(c *config.Config) image.Rules {
-	return image.Rules{AuthFile: c.Image.GlobalAuthFile, Policy: c.Image.SignaturePolicy,
+	return image.Rules{AuthFile: c.Image.GlobalAuthFile, AuthDir: c.Image.NamespacedAuthDir, Policy: c.Image.SignaturePolicy, PolicyDir: c.Image.SignaturePolicyDir,
+		ShortNames:     c.Image.ShortNameMode,
 		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
-		ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages}
+		ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Artifacts: c.Image.ArtifactMounts}
 }

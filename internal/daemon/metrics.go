@@ -11,6 +11,8 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/step"
 	"github.com/monocrio/monocrio/internal/telemetry/metric"
+	"github.com/monocrio/monocrio/internal/telemetry/trace"
+	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -92,21 +94,40 @@ func (p *parts) countReason(id string) {
 	p.ends.names[id] = name
 }
 
-// beginCall and observe tell metrics and traces of calls and steps.
+// beginCall and observer tell metrics and traces of calls and steps.
 func (p *parts) beginCall(ctx context.Context, rpc string) (context.Context, func(error)) {
 	start := time.Now()
-	return step.WithObserver(ctx, p.observer()), func(err error) { p.metrics.Call(rpc, time.Since(start), err != nil) }
+	ctx, traced := p.tracer.Call(ctx, rpc)
+	return step.WithObserver(ctx, p.observer()), func(err error) {
+		traced(err)
+		p.metrics.Call(rpc, time.Since(start), err != nil)
+	}
 }
 
 // observer is nil if nobody wants to hear.
 func (p *parts) observer() step.Observer {
-	if p.metrics == nil {
+	if p.metrics == nil && p.tracer == nil {
 		return nil
 	}
 	return func(ctx context.Context, v step.Verb, what string) (context.Context, func(error)) {
-		start := time.Now()
-		return ctx, func(error) { p.metrics.Step(string(v), what, time.Since(start)) }
+		start, of := time.Now(), step.SubjectOf(ctx)
+		ctx, traced := p.tracer.Step(ctx, what, "crio.direction", string(v), "crio.kind", of.Kind, "crio.id", of.ID)
+		return ctx, func(err error) {
+			traced(err)
+			if v == step.Up || v == step.Down {
+				p.metrics.Step(string(v), what, time.Since(start))
+			}
+		}
 	}
+}
+
+// newTracer is nil if tracing is off.
+func newTracer(p *parts) (*trace.Tracer, error) {
+	c := p.conf.Tracing
+	if !c.Enable {
+		return nil, nil
+	}
+	return trace.New(context.Background(), trace.Options{Endpoint: c.Endpoint, PerMillion: c.Rate, Version: version.Version, Log: p.log})
 }
 
 // listenMetrics opens what the configuration asks for; nil if metrics are off.

@@ -11,12 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/service"
 	"github.com/monocrio/monocrio/internal/linux/watch"
 	"github.com/monocrio/monocrio/internal/telemetry/log"
-	"golang.org/x/sys/unix"
 )
 
 // Source is where a configuration comes from.
@@ -183,12 +182,10 @@ func (r *reloader) apply(old *generation, c *config.Config) error {
 // signalled is a reload that the service manager may wait for, systemd.service(5),
 // Type=notify-reload.
 func (r *reloader) signalled() {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	err := notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", ts.Nano()/int64(time.Microsecond)))
+	err := service.Reloading()
 	r.reload(true)
 	if err == nil {
-		err = notify("READY=1")
+		err = service.Notify("READY=1")
 	}
 	if err != nil {
 		r.p.log.Warn("cannot tell the service manager of the reload", "err", err)

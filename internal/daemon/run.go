@@ -15,8 +15,10 @@ import (
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
 	"github.com/monocrio/monocrio/internal/daemon/mark"
+	"github.com/monocrio/monocrio/internal/daemon/service"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
+	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/version"
 	"golang.org/x/sys/unix"
 )
@@ -60,7 +62,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	}
 	go p.collect(ctx)
 	err = p.serve(ctx, newReloader(p, from))
-	if e := notify("STOPPING=1"); e != nil {
+	if e := service.Notify("STOPPING=1"); e != nil {
 		log.Warn("cannot tell the service manager that the daemon ends", "err", e)
 	}
 	if err = errors.Join(err, p.close()); err != nil {
@@ -142,11 +144,11 @@ func (p *parts) serve(ctx context.Context, r *reloader) error {
 			}
 		}()
 	}
-	if err := notify("READY=1"); err != nil {
+	if err := service.Notify("READY=1"); err != nil {
 		p.log.Warn("cannot tell the service manager that the daemon is ready", "err", err)
 	}
-	if period := watchdogPeriod(); period > 0 {
-		go p.watchdog(ctx, period, p.alive)
+	if period := service.WatchdogPeriod(); period > 0 {
+		go service.Watchdog(ctx, period, p.alive, p.log)
 	}
 	told := make(chan os.Signal, 8)
 	signal.Notify(told, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP)
@@ -217,17 +219,20 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// notify speaks sd_notify(3); without a service manager it does nothing.
-func notify(state string) error {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+// unreferenced is how old a layer without image may be before it counts as damage.
+const unreferenced = 24 * time.Hour
+
+// lookAfterCrash checks the image store in the background after the machine went down
+// without warning: the daemon serves meanwhile. Damage is told; a pull mends an image.
+func (p *parts) lookAfterCrash() {
+	damage, err := p.store.Check(storage.CheckOptions{Quick: true, MaxAge: unreferenced})
 	if err != nil {
-		return err
+		p.log.Warn("cannot check the image store after an unclean shutdown", "err", err)
+		return
 	}
-	defer conn.Close()
-	_, err = conn.Write([]byte(state))
-	return err
+	for _, d := range damage {
+		p.log.Error("the image store is damaged; crio check --repair removes this one, and a pull brings it anew",
+			"kind", d.Kind, "id", d.ID, "names", d.Names, "err", errors.Join(d.Errors...))
+	}
+	p.log.Info("the image store was checked after an unclean shutdown", "damaged", len(damage))
 }

@@ -12,10 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/artifact"
 	"github.com/monocrio/monocrio/internal/checkpoint"
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
 	"github.com/monocrio/monocrio/internal/idrange"
@@ -33,6 +35,7 @@ import (
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
 	"github.com/monocrio/monocrio/internal/telemetry/metric"
+	"github.com/monocrio/monocrio/internal/telemetry/trace"
 	"github.com/monocrio/monocrio/internal/version"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -40,25 +43,27 @@ import (
 
 // parts is everything that was built.
 type parts struct {
-	conf    *config.Config // as it was at the start: what no reload changes
-	log     *slog.Logger
-	now     current // what a reload changes
-	driver  cgroup.Driver
-	ids     *idrange.Pool
-	labels  *selinux.Labeler
-	tuner   *perf.Tuner
-	store   *storage.Store
-	images  *image.Service
-	network *cni.Network
-	pods    *pod.Manager
-	events  *cri.Events
-	plugins *nri.Plugins
-	refused *notifier.Notifier
-	streams *stream.Server
-	stats   *stats.Collector
-	deps    cri.Deps
-	metrics *metric.Metrics // nil: off
-	ends    ends
+	conf      *config.Config // as it was at the start: what no reload changes
+	log       *slog.Logger
+	now       current // what a reload changes
+	driver    cgroup.Driver
+	ids       *idrange.Pool
+	labels    *selinux.Labeler
+	tuner     *perf.Tuner
+	store     *storage.Store
+	images    *image.Service
+	artifacts *artifact.Store
+	network   *cni.Network
+	pods      *pod.Manager
+	events    *cri.Events
+	plugins   *nri.Plugins
+	refused   *notifier.Notifier
+	streams   *stream.Server
+	stats     *stats.Collector
+	deps      cri.Deps
+	metrics   *metric.Metrics // nil: off
+	ends      ends
+	tracer    *trace.Tracer // nil: off
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -75,6 +80,9 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.metrics, err = newMetrics(p); err != nil {
 		return p, err
 	}
+	if p.tracer, err = newTracer(p); err != nil {
+		return p, err
+	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
 	if err := links(bin, "conmon", "runc", "pause"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
@@ -86,7 +94,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.images = image.New(image.Options{Store: p.store, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
+	p.artifacts = roots.Artifacts(c, func(ctx context.Context, ref string) (string, error) { return p.images.Bring(ctx, ref) }, log)
+	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
@@ -117,6 +126,34 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	return p, nil
 }
 
+// FromSystem fills in what this machine's storage.conf says of the store and nothing
+// else does, so that other programs see the same images.
+func FromSystem(c *config.Config) error {
+	sys, err := storage.System()
+	if err != nil {
+		return errs.Precondition("%w; correct it, or name another by CONTAINERS_STORAGE_CONF", err)
+	}
+	for _, o := range c.Options() {
+		var text string
+		switch o.Name() {
+		case "crio.root":
+			text = sys.Root
+		case "crio.runroot":
+			text = sys.RunRoot
+		case "crio.imagestore":
+			text = sys.ImageStore
+		case "crio.storage_driver":
+			text = sys.Driver
+		case "crio.storage_option":
+			text = strings.Join(sys.DriverOptions, ",")
+		}
+		if text != "" && c.Origin(o.Name()) == "" {
+			c.SetFrom(&o, text, "storage.conf")
+		}
+	}
+	return nil
+}
+
 func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
 	return storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
 		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}
@@ -124,7 +161,7 @@ func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
 
 func networkOptions(c *config.Config, log *slog.Logger) cni.Options {
 	return cni.Options{ConfDir: c.Network.NetworkDir, DefaultNetwork: c.Network.DefaultNetwork, PluginDirs: c.Network.PluginDirs,
-		CacheDir: c.Network.CacheDir, Template: c.Network.Template, Plugins: cni.Embedded(), Log: log}
+		CacheDir: c.Network.CacheDir, Template: c.Network.Template, StatusGrace: time.Duration(c.Network.StatusGrace), Plugins: cni.Embedded(), Log: log}
 }
 
 // cgroupDriver is what the configuration says, else systemd where it runs.
@@ -156,7 +193,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
 		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
-		Network: p.network, Namespaces: pins{}, Cgroups: cgroups{p.driver}, Rootfs: rootfs{p.store}, Images: images{p.images, p.store},
+		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: roots.Roots{Store: p.store, Artifacts: p.artifacts}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
 	})
@@ -260,6 +297,7 @@ func (p *parts) close() (err error) {
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())
 	}
+	p.tracer.Close()
 	return err
 }
 

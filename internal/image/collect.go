@@ -24,6 +24,11 @@ func (s *Service) Collect() {
 		}
 	}
 	s.stale = nil
+	if s.opts.Artifacts != nil {
+		if err := s.opts.Artifacts.Collect(); err != nil {
+			s.opts.Log.Warn("cannot delete what belongs to no artifact", "err", err)
+		}
+	}
 	s.tidy()
 }
 

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/artifact"
 	"github.com/monocrio/monocrio/internal/errs"
 	own "github.com/monocrio/monocrio/internal/storage"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,7 +37,9 @@ import (
 // Options are the files and rules of the image service. Empty paths mean the
 // system's default places.
 type Options struct {
-	Store       *own.Store
+	Store *own.Store
+	// Artifacts is where artifacts are; nil: they are not known.
+	Artifacts   *artifact.Store
 	BigFilesDir string
 	Rules       Rules
 	// Outside, if not nil, does pulls in cgroups of their own.
@@ -54,7 +57,7 @@ type Service struct {
 	durable storage.Store // the same, for what must be on the disk: pulls
 
 	temp   string       // folder of temporary files
-	stale  []string     // what an earlier daemon left there
+	stale  []string     // what an earlier daemon left
 	active sync.RWMutex // held for reading by pulls, for writing to collect layers
 	full   atomic.Bool  // a pull met a full disk
 
@@ -85,7 +88,11 @@ type Image struct {
 	Created               time.Time
 	Pinned                bool
 	Annotations           map[string]string // of its manifest
+	Artifact              bool              // nothing can run in it
 }
+
+// Usage is what files take on one file system.
+type Usage = own.Usage
 
 // New makes the service over an open store.
 func New(o Options) *Service {
@@ -97,6 +104,7 @@ func New(o Options) *Service {
 	for _, e := range entries {
 		s.stale = append(s.stale, filepath.Join(s.temp, e.Name()))
 	}
+	s.stale = append(s.stale, o.Rules.staleLogins()...)
 	return s
 }
 
@@ -125,6 +133,13 @@ const closeTime = 5 * time.Second
 // pull repairs it. It never pulls.
 func (s *Service) Find(ctx context.Context, ref string) (Image, error) {
 	img, err := s.lookup(ref)
+	if errs.Is(err, errs.KindNotFound) {
+		a, err := s.findArtifact(ref)
+		if err != nil {
+			return Image{}, err
+		}
+		return s.asImage(a), nil
+	}
 	if err != nil {
 		return Image{}, err
 	}
@@ -194,7 +209,8 @@ func (s *Service) List(ctx context.Context) ([]Image, error) {
 		}
 		list = append(list, img)
 	}
-	return list, nil
+	others, err := s.artifacts()
+	return append(list, others...), err
 }
 
 // forget drops what is known of images that are gone.
@@ -221,10 +237,14 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 	if len(img.Names) == 0 && len(img.NamesHistory) > 0 { // its tag moved on: say what it was
 		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
 	}
+	s.pin(&i)
+	return i, nil
+}
+
+func (s *Service) pin(i *Image) {
 	for _, n := range append(i.RepoTags, i.RepoDigests...) {
 		i.Pinned = i.Pinned || pinned(s.rules.Load().Pinned, n)
 	}
-	return i, nil
 }
 
 // detail reads configuration and size, once per image.
@@ -280,7 +300,13 @@ func annotations(ctx context.Context, i types.Image) map[string]string {
 func (s *Service) Remove(_ context.Context, ref string) error {
 	img, err := s.lookup(ref)
 	if errs.Is(err, errs.KindNotFound) {
-		return nil
+		a, err := s.findArtifact(ref)
+		if errs.Is(err, errs.KindNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return s.opts.Artifacts.Remove(a.ID)
 	} else if err != nil {
 		return err
 	}

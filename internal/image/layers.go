@@ -53,15 +53,15 @@ type fetcher struct {
 }
 
 // fetchLayers puts the layers of an image into the store, if the policy accepts it.
-func (s *Service) fetchLayers(ctx context.Context, p *Pull, src types.ImageSource, policy *signature.PolicyContext, sys *types.SystemContext) error {
+func (s *Service) fetchLayers(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) error {
 	if s.store.PullOptions()["enable_partial_images"] == "true" {
 		return nil // the library knows how to fetch parts of layers
 	}
-	list, err := plan(ctx, src, policy, sys)
+	list, err := plan(ctx, from.image, policy, sys)
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	f := &fetcher{store: s.durable, src: src, pull: p, layers: s.missing(list)}
+	f := &fetcher{store: s.durable, src: from.src, pull: p, layers: s.missing(list)}
 	p.expect(list, f.layers)
 	if len(f.layers) == 0 {
 		return nil
@@ -75,22 +75,9 @@ func (s *Service) fetchLayers(ctx context.Context, p *Pull, src types.ImageSourc
 
 // plan lists the layers of an image that the policy accepts; none if it is unusual
 // or cannot be read, which the library shall judge.
-func plan(ctx context.Context, src types.ImageSource, policy *signature.PolicyContext, sys *types.SystemContext) ([]*layer, error) {
-	unparsed := image.UnparsedInstance(src, nil)
-	data, mediaType, err := unparsed.Manifest(ctx)
-	if err != nil {
+func plan(ctx context.Context, unparsed *image.UnparsedImage, policy *signature.PolicyContext, sys *types.SystemContext) ([]*layer, error) {
+	if unparsed == nil {
 		return nil, ctx.Err()
-	}
-	if manifest.MIMETypeIsMultiImage(mediaType) {
-		index, err := manifest.ListFromBlob(data, mediaType)
-		if err != nil {
-			return nil, nil
-		}
-		instance, err := index.ChooseInstance(sys)
-		if err != nil {
-			return nil, nil
-		}
-		unparsed = image.UnparsedInstance(src, &instance)
 	}
 	if ok, err := policy.IsRunningImageAllowed(ctx, unparsed); !ok {
 		return nil, err

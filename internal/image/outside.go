@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -26,13 +27,16 @@ type Outside interface {
 type Job struct {
 	Ref         string
 	Auth        Auth
+	Namespace   string
+	Artifact    bool              // what is wanted is an artifact
+	Logins      map[string]string // files with credentials, by the image's name
 	Rules       Rules
 	BigFilesDir string
 }
 
 // report is a line of what the process tells: how far it is, or how it ended.
 type report struct {
-	Moved  uint64      `json:"moved,omitempty"`
+	Pull   *Progress   `json:"pull,omitempty"`
 	Done   bool        `json:"done,omitempty"`
 	ID     string      `json:"id,omitempty"`
 	Error  string      `json:"error,omitempty"`
@@ -41,10 +45,10 @@ type report struct {
 }
 
 // outside lets another process pull.
-func (s *Service) outside(p *Pull, place string, auth Auth) (id string, err error) {
+func (s *Service) outside(p *Pull, place string, j Job) (id string, err error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	out, err := s.opts.Outside.Start(ctx, place, Job{Ref: p.Ref, Auth: auth, Rules: *s.rules.Load(), BigFilesDir: s.opts.BigFilesDir})
+	out, err := s.opts.Outside.Start(ctx, place, j)
 	if err != nil {
 		return "", fmt.Errorf("cannot pull %s in cgroup %s: %w", p.Ref, place, err)
 	}
@@ -58,11 +62,13 @@ func (s *Service) outside(p *Pull, place string, auth Auth) (id string, err erro
 			}
 			return "", fmt.Errorf("cannot pull %s: the process that pulls ended without a result: %w", p.Ref, errors.Join(err, out.Close()))
 		}
+		if r.Pull != nil {
+			p.mu.Lock()
+			p.told = r.Pull
+			p.mu.Unlock()
+		}
 		switch {
 		case !r.Done:
-			p.mu.Lock()
-			p.moved, p.last = r.Moved, time.Now()
-			p.mu.Unlock()
 		case r.Error == "":
 			s.opts.Log.Info("pulled", "image", p.Ref, "id", r.ID, "dur", time.Since(p.Started), "cgroup", place)
 			return r.ID, nil
@@ -77,6 +83,9 @@ func (s *Service) outside(p *Pull, place string, auth Auth) (id string, err erro
 		}
 	}
 }
+
+// reportEvery is how often a process that pulls tells how far it is.
+const reportEvery = 500 * time.Millisecond
 
 // Work does a job for a daemon, and reports to it. It collects nothing: the daemon
 // knows who else pulls.
@@ -93,32 +102,32 @@ func (s *Service) Work(j Job, w io.Writer) error {
 		}
 		done <- r
 	}()
-	t := time.NewTicker(time.Second)
+	t := time.NewTicker(reportEvery)
 	defer t.Stop()
-	told := uint64(0)
+	var told Progress
 	for {
 		select {
 		case r := <-done:
+			last := p.Progress()
+			r.Pull = &last
 			return out.Encode(r)
 		case <-t.C:
-			if moved, _ := p.Moved(); moved != told {
-				told = moved
-				if err := out.Encode(report{Moved: moved}); err != nil {
-					return err
-				}
+			now := p.Progress()
+			if reflect.DeepEqual(now, told) {
+				continue
+			}
+			told = now
+			if err := out.Encode(report{Pull: &now}); err != nil {
+				return err
 			}
 		}
 	}
 }
 
 func (s *Service) work(p *Pull, j Job) (string, error) {
-	names, err := s.parse(j.Ref)
+	names, err := s.toPull(j.Ref)
 	if err != nil {
 		return "", err
 	}
-	creds, err := credentials(j.Auth)
-	if err != nil {
-		return "", err
-	}
-	return s.run(p, names, creds, j.Auth.RegistryToken)
+	return s.run(p, names, &j)
 }

@@ -124,6 +124,11 @@ func (p *Pull) note(e types.ProgressProperties) {
 func (p *Pull) Progress() Progress {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.told != nil {
+		out := *p.told
+		out.Ref, out.Started = p.Ref, p.Started
+		return out
+	}
 	out := Progress{Ref: p.Ref, Started: p.Started, Moved: p.last, Bytes: p.moved, Hosts: p.hosts, Layers: slices.Clone(p.layers)}
 	for _, s := range p.samples {
 		if d := time.Since(s.at); d < rateSpan && d > 0 {

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -76,5 +78,53 @@ func TestHosts(t *testing.T) {
 	}
 	if got := strings.Join(hostsOf(r.sys(nil), names[0]), " "); got != "near.example:5000 far.example" {
 		t.Error(got)
+	}
+}
+
+// another is a process that pulls, but in this one.
+type another struct{ opts Options }
+
+func (a another) Place(parent string) (string, error) { return parent, nil }
+
+func (a another) Start(_ context.Context, _ string, j Job) (io.ReadCloser, error) {
+	out, in := io.Pipe()
+	a.opts.Outside, a.opts.Rules = nil, j.Rules
+	s := New(a.opts)
+	go func() {
+		defer s.Close()
+		in.CloseWithError(s.Work(j, in))
+	}()
+	return out, nil
+}
+
+// TestProgressOutside: a pull by another process shows as much as one by the daemon.
+func TestProgressOutside(t *testing.T) {
+	r := newRig(t, nil)
+	r.opts.Outside = another{r.opts}
+	daemon := New(r.opts)
+	defer daemon.Close()
+	name, _ := r.add("outside", "v1", registry.Image{Compress: registry.Gzip}, noise(300_000), noise(300_000))
+	r.reg.SetFaults(registry.Faults{Stall: 2 * time.Second, BlobsOver: 10000})
+	done := make(chan error)
+	go func() {
+		_, err := daemon.PullFor(t.Context(), name+":v1", Auth{}, Pod{Cgroup: "/somewhere"})
+		done <- err
+	}()
+	eventually(t, "layers, bytes, rate and host come", func() bool {
+		for _, x := range daemon.Pulls() {
+			p := x.Progress()
+			_, total, states := p.sum()
+			if states == "fetching fetching" && p.Bytes > 0 && p.Rate > 0 && total >= 600_000 && len(p.Hosts) == 1 && p.Ref == name+":v1" {
+				return true
+			}
+		}
+		return false
+	})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	ended := daemon.Ended()
+	if got, total, states := ended[0].sum(); len(ended) != 1 || states != "done done" || got != total || ended[0].ID == "" || ended[0].Rate != 0 {
+		t.Errorf("%+v", ended)
 	}
 }

@@ -54,6 +54,7 @@ type Pull struct {
 	samples []sample // of moved, oldest first
 	hosts   []string
 	layers  []LayerProgress
+	told    *Progress // by the process that does it, if another one does
 }
 
 // Moved tells how many bytes have come so far and when the last one did.
@@ -81,34 +82,54 @@ func (s *Service) Pulls() (list []*Pull) {
 // or far. It ends by itself at the latest when no byte has come for the progress
 // timeout.
 func (s *Service) Pull(ctx context.Context, ref string, auth Auth) (string, error) {
-	return s.PullFor(ctx, ref, auth, "")
+	return s.PullFor(ctx, ref, auth, Pod{})
 }
 
-// PullFor is Pull for a pod with a cgroup parent, which may have to bear the cost.
-func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, parent string) (string, error) {
+// Pod is what pulls know of the pod that needs the image.
+type Pod struct {
+	Namespace string // whose rules count; "": not known
+	Cgroup    string // its cgroup parent, which may have to bear the cost
+	Artifact  bool   // it needs an artifact and no image
+}
+
+// PullFor is Pull for a pod.
+func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, pod Pod) (string, error) {
 	if _, ok := isID(ref); ok && len(ref) >= 64 {
 		return "", errs.Invalid("cannot pull %q: this is an id, which no registry knows; give a name", ref)
 	}
-	names, err := s.parse(ref)
+	names, err := s.toPull(ref)
 	if err != nil {
 		return "", err
 	}
-	creds, err := credentials(auth)
-	if err != nil {
+	if _, err := credentials(auth); err != nil {
 		return "", err
 	}
 	place := ""
 	if s.opts.Outside != nil {
-		if place, err = s.opts.Outside.Place(parent); err != nil {
+		if place, err = s.opts.Outside.Place(pod.Cgroup); err != nil {
 			return "", fmt.Errorf("cannot pull %s: %w", ref, err)
 		}
 	}
-	p := s.join(ref, fmt.Sprintf("%q %q %q", names, place, auth), func(p *Pull) (string, error) {
+	rules := s.rules.Load()
+	shared := ""
+	if rules.perNamespace() {
+		shared = pod.Namespace
+	}
+	taken, err := rules.takeLogins(pod.Namespace, names)
+	if err != nil {
+		return "", fmt.Errorf("cannot pull %s: %w", ref, err)
+	}
+	j := Job{Ref: ref, Auth: auth, Namespace: pod.Namespace, Artifact: pod.Artifact, Logins: taken, Rules: *rules, BigFilesDir: s.opts.BigFilesDir}
+	p, begun := s.join(ref, fmt.Sprintf("%q %q %q %q %v", names, place, shared, auth, pod.Artifact), func(p *Pull) (id string, err error) {
+		defer s.dropLogins(taken)
 		if place != "" {
-			return s.outside(p, place, auth)
+			return s.outside(p, place, j)
 		}
-		return s.run(p, names, creds, auth.RegistryToken)
+		return s.run(p, names, &j)
 	})
+	if !begun {
+		s.dropLogins(taken)
+	}
 	select {
 	case <-p.done:
 		return p.id, p.err
@@ -117,21 +138,28 @@ func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, parent str
 	}
 }
 
-// join finds the pull in flight of what is wanted, or starts it.
-func (s *Service) join(ref, what string, run func(*Pull) (string, error)) *Pull {
+// dropLogins deletes credentials that were for one pull.
+func (s *Service) dropLogins(l logins) {
+	if err := l.drop(); err != nil {
+		s.opts.Log.Warn("credentials are left behind", "err", err)
+	}
+}
+
+// join finds the pull in flight of what is wanted, or begins it.
+func (s *Service) join(ref, what string, run func(*Pull) (string, error)) (p *Pull, begun bool) {
 	sum := sha256.Sum256([]byte(what))
 	key := hex.EncodeToString(sum[:])
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pulls[key]; p != nil {
-		return p
+		return p, false
 	}
 	now := time.Now()
-	p := &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
+	p = &Pull{Ref: ref, Started: now, last: now, done: make(chan struct{})}
 	if s.ctx.Err() != nil {
 		p.err = fmt.Errorf("cannot pull %s: %w", ref, context.Cause(s.ctx))
 		close(p.done)
-		return p
+		return p, false
 	}
 	s.pulls[key] = p
 	s.busy.Go(func() {
@@ -152,33 +180,36 @@ func (s *Service) join(ref, what string, run func(*Pull) (string, error)) *Pull 
 		defer s.active.RUnlock()
 		p.id, p.err = run(p)
 	})
-	return p
+	return p, true
 }
 
 // run tries the names in turn.
-func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthConfig, token string) (id string, err error) {
+func (s *Service) run(p *Pull, names []reference.Named, j *Job) (id string, err error) {
 	if err := s.makeTempDir(); err != nil {
 		return "", err
 	}
+	creds, err := credentials(j.Auth)
+	if err != nil {
+		return "", err
+	}
 	if creds == nil {
-		if err := checkAuthFile(s.rules.Load().AuthFile); err != nil {
+		if err := checkAuthFile(j.Rules.AuthFile, "global_auth_file"); err != nil {
 			return "", err
 		}
 	}
-	policy, err := s.policyContext()
+	policy, err := j.policyContext()
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = policy.Destroy() }()
 	for _, n := range names {
-		sys := s.sys(creds)
-		sys.DockerBearerRegistryToken = token
+		sys := s.sysOf(j, creds, n)
 		p.mu.Lock()
 		p.hosts, p.layers = hostsOf(sys, n), nil
 		p.mu.Unlock()
 		var e error
 		for try := 0; try < 2; try++ {
-			id, e = s.fetch(p, policy, n, sys)
+			id, e = s.fetch(p, policy, n, sys, j)
 			if e == nil {
 				s.opts.Log.Info("pulled", "image", n.String(), "id", id, "dur", time.Since(p.Started))
 				return id, nil
@@ -197,12 +228,8 @@ func (s *Service) run(p *Pull, names []reference.Named, creds *types.DockerAuthC
 	return "", err
 }
 
-func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext) (string, error) {
+func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Named, sys *types.SystemContext, j *Job) (id string, err error) {
 	ref, err := docker.NewReference(n)
-	if err != nil {
-		return "", err
-	}
-	dst, err := istorage.Transport.NewStoreReference(s.durable, n, "")
 	if err != nil {
 		return "", err
 	}
@@ -214,36 +241,58 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 		defer close(watched)
 		p.watch(p.events, s.rules.Load().ProgressTimeout, cancel)
 	}()
-	err = s.copyImage(ctx, p, ref, dst, policy, sys)
+	id, err = s.copyFrom(ctx, p, source{opened: opened{ImageReference: ref}, name: n, job: j}, policy, sys)
 	close(p.events)
 	<-watched
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return "", cause
 	}
+	return id, err
+}
+
+// copyFrom fetches what a registry has under a name, whatever it is.
+func (s *Service) copyFrom(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) (id string, err error) {
+	if from.src, err = from.ImageReference.NewImageSource(ctx, sys); err != nil {
+		return "", err
+	}
+	defer from.src.Close()
+	if u, err := unparsed(ctx, from.src, sys); err == nil {
+		from.image = u
+		data, mediaType, err := u.Manifest(ctx) // it keeps it
+		if from.manifest = data; err == nil && isArtifact(data, mediaType) {
+			return s.copyArtifact(ctx, p, from, policy, sys)
+		}
+	}
+	if from.job.Artifact {
+		return "", errs.Invalid("it is an image, and no artifact")
+	}
+	return s.copyImage(ctx, p, from, policy, sys)
+}
+
+func (s *Service) copyImage(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) (string, error) {
+	dst, err := istorage.Transport.NewStoreReference(s.durable, from.name, "")
 	if err != nil {
 		return "", err
+	}
+	if err := s.fetchLayers(ctx, p, from, policy, sys); err != nil {
+		return "", err
+	}
+	if _, err := copy.Image(ctx, policy, dst, from.opened, &copy.Options{
+		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
+		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
+	}); err != nil {
+		return "", err
+	}
+	if s.opts.Artifacts != nil {
+		if err := s.opts.Artifacts.Untag(from.name.String()); err != nil {
+			return "", err
+		}
 	}
 	_, img, err := istorage.ResolveReference(dst)
 	if err != nil {
 		return "", err
 	}
 	return img.ID, nil
-}
-
-func (s *Service) copyImage(ctx context.Context, p *Pull, ref, dst types.ImageReference, policy *signature.PolicyContext, sys *types.SystemContext) error {
-	src, err := ref.NewImageSource(ctx, sys)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	if err := s.fetchLayers(ctx, p, src, policy, sys); err != nil {
-		return err
-	}
-	_, err = copy.Image(ctx, policy, dst, opened{ref, src}, &copy.Options{
-		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
-	})
-	return err
 }
 
 // opened is a reference whose source is open: no second login, no second manifest.
@@ -293,8 +342,8 @@ func (p *Pull) watch(progress <-chan types.ProgressProperties, limit time.Durati
 }
 
 // policyContext makes the signature policy ready for one pull.
-func (s *Service) policyContext() (*signature.PolicyContext, error) {
-	p, err := policy(s.sys(nil))
+func (j *Job) policyContext() (*signature.PolicyContext, error) {
+	p, err := j.Rules.policies().Of(j.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +352,7 @@ func (s *Service) policyContext() (*signature.PolicyContext, error) {
 
 // checkAuthFile finds a broken file of credentials before it looks like a registry
 // that refuses. An absent one is fine.
-func checkAuthFile(path string) error {
+func checkAuthFile(path, option string) error {
 	if path == "" {
 		return nil
 	}
@@ -318,7 +367,7 @@ func checkAuthFile(path string) error {
 		err = json.Unmarshal(data, &content)
 	}
 	if err != nil {
-		return errs.Precondition("cannot read the credentials in %s (global_auth_file): %w", path, err)
+		return errs.Precondition("cannot read the credentials in %s (%s): %w", path, option, err)
 	}
 	return nil
 }

@@ -53,6 +53,19 @@ func (s *Service) parse(ref string) ([]reference.Named, error) {
 	return list, nil
 }
 
+// toPull is parse for a pull, which takes from a registry that was not meant no image.
+func (s *Service) toPull(ref string) ([]reference.Named, error) {
+	names, err := s.parse(ref)
+	if err == nil && len(names) > 1 && s.rules.Load().ShortNames == "enforcing" {
+		var registries []string
+		for _, n := range names {
+			registries = append(registries, reference.Domain(n))
+		}
+		return nil, errs.Invalid("cannot tell which image %q means: registries.conf searches %s (short_name_mode is enforcing); write the registry, or an alias into registries.conf", ref, strings.Join(registries, " and "))
+	}
+	return names, err
+}
+
 func (s *Service) substitute(ref, full string) ([]reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(full)
 	if err != nil {

@@ -1,36 +1,46 @@
 package image
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image/trust"
+	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
-	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
-	"go.podman.io/storage/pkg/configfile"
 )
 
 // Rules are the files that say which images may be had from where, and by whom. They
 // may change while the daemon runs.
 type Rules struct {
 	AuthFile                          string
+	AuthDir                           string // credentials for one pull each, by namespace
 	Policy                            string
+	PolicyDir                         string // policies of namespaces
+	SignaturesDir                     string // registries.d: where signatures are
 	RegistriesConf, RegistriesConfDir string
+	ShortNames                        string // "enforcing": none that several registries may mean
 	CertsDir                          string
 	ProgressTimeout                   time.Duration // without a byte; 0: none
 	Pinned                            []string
+	Artifacts                         bool // may be pulled and mounted
 }
 
 // Prepare checks what the rules name, and reads registries.conf again. commit puts
 // them in force and cannot fail. Pulls in flight keep the rules that they began with.
 func (s *Service) Prepare(r Rules) (commit func(), err error) {
-	if _, err := policy(r.sys(nil)); err != nil {
+	own, err := r.policies().Namespaces()
+	if err != nil {
 		return nil, err
 	}
-	if err := checkAuthFile(r.AuthFile); err != nil {
+	for _, namespace := range append(own, "") {
+		if _, err := r.policies().Of(namespace); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkAuthFile(r.AuthFile, "global_auth_file"); err != nil {
 		return nil, err
 	}
 	// The library keeps what it has read by the names of the files; if they are broken
@@ -39,6 +49,10 @@ func (s *Service) Prepare(r Rules) (commit func(), err error) {
 		return nil, errs.Precondition("cannot read registries.conf: %w", err)
 	}
 	return func() { s.rules.Store(&r) }, nil
+}
+
+func (r *Rules) policies() *trust.Policies {
+	return &trust.Policies{File: r.Policy, Dir: r.PolicyDir}
 }
 
 // Files lists the files and folders that say which registries there are.
@@ -60,6 +74,7 @@ func (r *Rules) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 		SystemRegistriesConfPath:    r.RegistriesConf,
 		SystemRegistriesConfDirPath: r.RegistriesConfDir,
 		DockerPerHostCertDirPath:    r.CertsDir,
+		RegistriesDirPath:           r.SignaturesDir,
 		// No file: the store itself knows the digests of its layers, and the library
 		// falls back to memory. Its database would cost several fsyncs per layer.
 		BlobInfoCacheDir:        os.DevNull,
@@ -76,14 +91,13 @@ func (s *Service) sys(auth *types.DockerAuthConfig) *types.SystemContext {
 	return c
 }
 
-// policy is policy.json, or "accept everything" where there is none.
-func policy(sys *types.SystemContext) (*signature.Policy, error) {
-	p, err := signature.DefaultPolicy(sys)
-	if errors.Is(err, configfile.ErrConfigFileNotFound) && sys.SignaturePolicyPath == "" {
-		p, err = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}, nil
+// sysOf makes the context of one pull, from one of its names.
+func (s *Service) sysOf(j *Job, auth *types.DockerAuthConfig, n reference.Named) *types.SystemContext {
+	c := j.Rules.sys(auth)
+	c.BigFilesTemporaryDir = s.temp
+	c.DockerBearerRegistryToken = j.Auth.RegistryToken
+	if own := j.Logins[n.Name()]; own != "" {
+		c.AuthFilePath = own
 	}
-	if err != nil {
-		return nil, errs.Precondition("cannot read the signature policy: %w", err)
-	}
-	return p, nil
+	return c
 }

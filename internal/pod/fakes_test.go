@@ -189,7 +189,8 @@ func (f fakeRootfs) Leases(context.Context) ([]string, error) { return nil, nil 
 
 type fakeImages struct{}
 
-func (fakeImages) Resolve(_ context.Context, ref string) (state.Image, error) {
+func (fakeImages) Resolve(_ context.Context, image *cri.ImageSpec, _ string) (state.Image, error) {
+	ref := image.GetImage()
 	if ref == "absent" {
 		return state.Image{}, errs.NotFound("image", ref)
 	}

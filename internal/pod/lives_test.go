@@ -12,7 +12,7 @@ import (
 // stuckImages hang until release is closed, and then know no image.
 type stuckImages struct{ asked, release chan struct{} }
 
-func (s stuckImages) Resolve(context.Context, string) (state.Image, error) {
+func (s stuckImages) Resolve(context.Context, *cri.ImageSpec, string) (state.Image, error) {
 	close(s.asked)
 	<-s.release
 	return state.Image{}, errors.New("no such image")

@@ -13,6 +13,7 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/flight"
 	"github.com/monocrio/monocrio/internal/ident"
+	"github.com/monocrio/monocrio/internal/linux/mount"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/record"
@@ -24,6 +25,8 @@ import (
 type Options struct {
 	// StateDir holds the records, RunDir what does not survive a boot.
 	StateDir, RunDir string
+	// NamespacesDir is where others find the pods' namespaces.
+	NamespacesDir string
 	process.Host
 	// LogDir takes the logs of pods that name no folder.
 	LogDir string
@@ -325,8 +328,7 @@ func (m *Manager) Pods() (list []state.PodView) {
 	return list
 }
 
-// NamespacePath returns where a namespace of a pod is pinned; kind is net, ipc, uts
-// or user.
+// NamespacePath is where others find a namespace of a pod; kind is net, ipc, uts or user.
 func (m *Manager) NamespacePath(id, kind string) string {
-	return filepath.Join(m.RunDir, "pods", id, kind)
+	return mount.NamespacePath(m.NamespacesDir, id, kind)
 }

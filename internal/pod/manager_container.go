@@ -94,7 +94,14 @@ func (m *Manager) makeContainer(call context.Context, p *Pod, config *cri.Contai
 func (m *Manager) complete(ctx context.Context, p *Pod, id string, req *state.ContainerRequest, trail *step.Trail) (err error) {
 	here, found := trail.Begin(ctx, step.Call, "find the image")
 	step.Waits(here, "the image store")
-	req.Image, err = m.Images.Resolve(here, req.Config.GetImage().GetImage())
+	namespace := p.req.Config.GetMetadata().GetNamespace()
+	req.Image, err = m.Images.Resolve(here, req.Config.GetImage(), namespace)
+	if err == nil && req.Image.Artifact {
+		err = errs.Invalid("%s is an artifact and no image: mount it into a container instead", req.Image.Name)
+	}
+	if err == nil && req.From != nil && req.From.Image != "" {
+		_, err = m.Images.Resolve(here, &cri.ImageSpec{Image: req.From.Image}, namespace)
+	}
 	if found(err); err != nil {
 		return err
 	}
@@ -105,7 +112,7 @@ func (m *Manager) complete(ctx context.Context, p *Pod, id string, req *state.Co
 		return err
 	}
 	if req.Target, err = m.target(p, req.Config.ContainerConfig); err == nil {
-		req.Volumes, err = state.Volumes(ctx, req.Config.ContainerConfig, m.Images.Resolve)
+		req.Volumes, err = state.Volumes(ctx, req.Config.ContainerConfig, namespace, m.Images.Resolve)
 	}
 	return err
 }

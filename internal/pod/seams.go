@@ -73,8 +73,8 @@ type Rootfs interface {
 // Images resolves references against the local store (package image).
 type Images interface {
 	// Resolve never pulls; the kind of its error is NotFound if the image is
-	// absent.
-	Resolve(ctx context.Context, ref string) (state.Image, error)
+	// absent, and Denied if pods of the namespace must not use it.
+	Resolve(ctx context.Context, image *cri.ImageSpec, namespace string) (state.Image, error)
 }
 
 // Handlers finds runtime handlers.

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/monocrio/monocrio/internal/artifact"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/image"
@@ -146,5 +147,6 @@ func Run(in io.Reader, out io.Writer, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	return image.New(image.Options{Store: store, BigFilesDir: j.Job.BigFilesDir, Rules: j.Job.Rules, Log: log}).Work(j.Job, out)
+	artifacts := artifact.New(artifact.Options{Root: artifact.In(j.Store.Root), Log: log})
+	return image.New(image.Options{Store: store, Artifacts: artifacts, BigFilesDir: j.Job.BigFilesDir, Rules: j.Job.Rules, Log: log}).Work(j.Job, out)
 }

@@ -41,7 +41,7 @@ func (t Table[T]) Climb(ctx context.Context, o T) (undone bool, err error) {
 		CrashPoint(o.Kind(), s.Name, "before-up")
 		err := ctx.Err()
 		if err == nil {
-			here, end := o.Trail().Begin(ctx, Up, s.Name)
+			here, end := o.Trail().Begin(of(ctx, o), Up, s.Name)
 			err = s.Up(o, here)
 			end(err)
 		}
@@ -73,7 +73,7 @@ func (t Table[T]) Descend(ctx context.Context, o T) (err error) {
 // take the caller with it.
 func undo[T Object](ctx context.Context, s Step[T], o T) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoTime)
-	ctx, end := o.Trail().Begin(ctx, Down, s.Name)
+	ctx, end := o.Trail().Begin(of(ctx, o), Down, s.Name)
 	defer func() { end(err) }()
 	done := make(chan error, 1)
 	go func() {

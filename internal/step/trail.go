@@ -88,6 +88,25 @@ type Observer func(ctx context.Context, v Verb, what string) (context.Context, f
 
 type observerKey struct{}
 
+// Subject is whose life a thing belongs to that an Observer hears of.
+type Subject struct{ Kind, ID string }
+
+type subjectKey struct{}
+
+// SubjectOf finds it in the context of a step; the zero value if there is none.
+func SubjectOf(ctx context.Context) Subject {
+	s, _ := ctx.Value(subjectKey{}).(Subject)
+	return s
+}
+
+// of notes whose life it is, if somebody wants to know.
+func of(ctx context.Context, o Object) context.Context {
+	if ctx.Value(observerKey{}) == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, subjectKey{}, Subject{o.Kind(), o.Ident()})
+}
+
 // WithObserver lets an observer hear of all that is done with the context.
 func WithObserver(ctx context.Context, o Observer) context.Context {
 	if o == nil {

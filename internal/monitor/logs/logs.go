@@ -34,17 +34,19 @@ type Stream struct {
 	current byte // priority of the line that is being written
 }
 
-// Logs are all the places where a container's output is kept.
+// Logs are all the places where a container's output is kept; the zero value keeps
+// nothing.
 type Logs struct {
 	files   []file
+	one     [1]file          // room for the usual case
 	journal *journal.Journal // nil: none
 	clock   clock
 	noSync  bool
 }
 
 // Open opens all; warn is told what is lost later.
-func Open(o *Options, warn func(string)) (*Logs, error) {
-	l := &Logs{clock: clock{offset: o.UTCOffset}, noSync: o.NoSync}
+func (l *Logs) Open(o *Options, warn func(string)) error {
+	l.files, l.clock.offset, l.noSync = l.one[:0], o.UTCOffset, o.NoSync
 	for _, path := range o.Paths {
 		f := file{path: path, fd: -1, max: o.SizeMax, end: o.GlobalMax, warn: warn}
 		if o.Rotate {
@@ -59,7 +61,7 @@ func Open(o *Options, warn func(string)) (*Logs, error) {
 		}
 		if err != nil {
 			l.Close(false)
-			return nil, err
+			return err
 		}
 		l.files = append(l.files, f)
 	}
@@ -67,11 +69,11 @@ func Open(o *Options, warn func(string)) (*Logs, error) {
 		j, err := journal.Open(o.Journal, warn)
 		if err != nil {
 			l.Close(false)
-			return nil, err
+			return err
 		}
 		l.journal = j
 	}
-	return l, nil
+	return nil
 }
 
 // Stamp is the present time as records have it; it is valid until the next call.

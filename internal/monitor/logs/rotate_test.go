@@ -50,7 +50,7 @@ func TestRotateFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	var warned []string
-	l, err := Open(&Options{Paths: []string{path}, SizeMax: 500, Rotate: true, MaxFiles: 1}, func(s string) { warned = append(warned, s) })
+	l, err := open(&Options{Paths: []string{path}, SizeMax: 500, Rotate: true, MaxFiles: 1}, func(s string) { warned = append(warned, s) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestAllowed(t *testing.T) {
 		"bad/log": false, "goodish/log": false, "good/out/log": false, "good/../bad/log": false, "good/link": false, "good/absent/log": false,
 	} {
 		o := Options{Paths: []string{dir + "/" + path}, Allowed: []string{"/no/such", dir + "/good/"}}
-		l, err := Open(&o, func(s string) { t.Error(s) })
+		l, err := open(&o, func(s string) { t.Error(s) })
 		if (err == nil) != want {
 			t.Errorf("%s: %v", path, err)
 		}

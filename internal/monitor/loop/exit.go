@@ -22,9 +22,7 @@ func (m *monitor) finish() int {
 		}
 		m.oom.check(m)
 	}
-	if m.log != nil {
-		m.log.Close(m.madeContainer)
-	}
+	m.log.Close(m.madeContainer)
 	m.notify.Pass(m.in)
 	m.notify.Close()
 	m.console.close(m)

@@ -115,7 +115,7 @@ type monitor struct {
 	console               console
 	clients               clients
 	ctl, size             fifo
-	log                   *logs.Logs    // nil until they are open
+	log                   logs.Logs
 	notify                *notify.Proxy // nil: none
 	reopening             bool
 	reopenTimer           int
@@ -194,7 +194,7 @@ func (m *monitor) begin() error {
 // openOutside opens what lies outside of this process.
 func (m *monitor) openOutside() (err error) {
 	o := m.o
-	if m.log, err = logs.Open(&o.Logs, m.warn); err != nil {
+	if err = m.log.Open(&o.Logs, m.warn); err != nil {
 		return err
 	}
 	if m.hasBundle() {

@@ -23,13 +23,14 @@ import (
 
 // session is a monitor in exec mode: one more process in the container of a box.
 type session struct {
-	b      *Box
-	Dir    string
-	cmd    *exec.Cmd
-	sync   *bufio.Reader // what the monitor tells
-	attach *bufio.Reader
-	start  *os.File // what it waits for
-	stderr *os.File
+	b        *Box
+	Dir      string
+	cmd      *exec.Cmd
+	sync     *bufio.Reader // what the monitor tells
+	attach   *bufio.Reader
+	syncPipe *os.File
+	start    *os.File // what it waits for
+	stderr   *os.File
 }
 
 // exec starts one; the script is the process's, args are more of the monitor's.
@@ -64,6 +65,7 @@ func (b *Box) execProcess(process map[string]any, args ...string) *session {
 	attachR, attachW := pipe()
 	stdin, held := pipe() // nobody is to read the monitor's own
 	theirs = append(theirs, syncW, startR, attachW)
+	s.syncPipe = syncR
 	s.sync, s.attach, s.start = bufio.NewReader(syncR), bufio.NewReader(attachR), startW
 	b.t.Cleanup(func() { syncR.Close(); startW.Close(); attachR.Close(); stdin.Close(); held.Close() })
 	if s.stderr, err = os.Create(filepath.Join(s.Dir, "stderr")); err != nil {
@@ -301,7 +303,7 @@ func execAttached(t *testing.T, r *Rig) {
 	var out, errs sink
 	done := b.attachAt(context.Background(), filepath.Join(b.Spawn.SocketDir, "session"), monitor.AttachStreams{
 		Stdin: strings.NewReader("word\n"), Stdout: &out, Stderr: &errs})
-	b.Eventually("a connection", func() bool { return connected() })
+	b.Eventually("a connection", connected)
 	s.release()
 	b.ended(done)
 	told := s.told()
@@ -330,18 +332,24 @@ func (b *Box) attachAt(ctx context.Context, bundle string, s monitor.AttachStrea
 	return done
 }
 
-// connected tells whether a client has come to the attach socket of a session, be it
-// accepted or not: the kernel lists sockets with the path they are bound to.
+// connected tells whether a client of this process has a connection to an attach
+// socket, be it accepted or not.
 func connected() bool {
-	data, err := os.ReadFile("/proc/net/unix")
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		// 0000: 00000002 00000000 00010000 0005 01 4711 /path
-		if f := strings.Fields(line); len(f) >= 8 && strings.HasSuffix(f[7], "/attach") {
-			n++
+	own := map[string]bool{}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil {
+			own[to] = true
 		}
 	}
-	return err == nil && n > 2 // the container's, this one's, and the connection
+	data, _ := os.ReadFile("/proc/net/unix")
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line) // address, references, protocol, flags, type, state, inode, path
+		if len(f) >= 7 && f[4] == "0005" && f[5] == "03" && own["socket:["+f[6]+"]"] {
+			return true
+		}
+	}
+	return false
 }
 
 // execTerminal has a terminal that changes its size, and a console socket without a
@@ -362,7 +370,7 @@ func execTerminal(t *testing.T, r *Rig) {
 	in, keys := io.Pipe()
 	defer keys.Close()
 	done := b.attachAt(context.Background(), bundle, monitor.AttachStreams{Stdin: in, Stdout: &out, TTY: true})
-	b.Eventually("a connection", func() bool { return connected() })
+	b.Eventually("a connection", connected)
 	// The engine knows the size before there is a terminal.
 	if err := monitor.Resize(context.Background(), bundle, 28, 64); err != nil {
 		t.Fatal(err)

@@ -67,10 +67,11 @@ func exitCommand(t *testing.T, r *Rig) {
 		t.Skip("older releases lose the status of a short process, and more")
 	}
 	mark := filepath.Join(t.TempDir(), "mark")
-	_, status, stderr := direct(t, r, "exit 5", nil, "--exit-command", "/bin/sh", "--exit-command-arg", "-c",
+	begin := time.Now()
+	_, status, stderr := direct(t, r, "exit 5", nil, "--exit-delay", "1", "--exit-command", "/bin/sh", "--exit-command-arg", "-c",
 		"--exit-command-arg", "ls /proc/self/fd >"+mark+"; exit 3")
-	if status != 3 {
-		t.Errorf("status %d, stderr %q", status, stderr)
+	if took := time.Since(begin); status != 3 || took < time.Second {
+		t.Errorf("status %d after %v, stderr %q", status, took, stderr)
 	}
 	// 0 to 2 and the one of ls itself.
 	if fds := strings.Fields(read(t, mark)); len(fds) != 4 {
@@ -113,7 +114,18 @@ func born(t *testing.T, r *Rig) {
 	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Skip("this machine lacks a writable cgroup of version 2: ", err)
 	}
-	t.Cleanup(func() { os.Remove(group) })
+	t.Cleanup(func() { // a process that has just ended still counts for a moment
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			err := os.Remove(group)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Error(err)
+				return
+			}
+		}
+	})
 	f, err := os.Open(group)
 	if err != nil {
 		t.Fatal(err)

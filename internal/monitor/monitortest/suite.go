@@ -32,8 +32,9 @@ func Suite(t *testing.T, r *Rig) {
 		{"Foreground", foreground}, {"ExitCommand", exitCommand}, {"TimeLimit", timeLimit}, {"ListenPid", listenPid},
 		{"Born", born},
 		{"Journald", journald}, {"Passthrough", passthrough}, {"Rotation", rotation}, {"Notifications", notifications},
+		{"CommandLines", commandLines},
 		{"Exec", execModes}, {"ExecFails", execFails}, {"ExecTimeout", execTimeout}, {"ExecBackground", execBackground},
-		{"ExecAttached", execAttached}, {"ExecTerminal", execTerminal}, {"ExecLimit", execLimit},
+		{"ExecAttached", execAttached}, {"ExecTerminal", execTerminal}, {"ExecLimit", execLimit}, {"ExecEnds", execEnds},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, r) })
 	}

@@ -29,6 +29,8 @@ allowed_annotations = ["userns-mode.crio.io", "devices.crio.io", "shm-size.crio.
 `
 
 // What annotations do where they are allowed, and that they do nothing elsewhere.
+//
+// Options: crio.runtime.allowed_devices, crio.runtime.runtimes.NAME.allowed_annotations
 func TestAnnotationsAct(t *testing.T) {
 	w := world.New(t, world.Options{Extra: allowAll + `[crio.runtime]
 allowed_devices = ["/dev/full", "/dev/loop-control"]
@@ -110,6 +112,11 @@ func TestAnnotationsDoNotAct(t *testing.T) {
 }
 
 // A workload's pods may use what it allows, and get its resources.
+//
+// Options: crio.runtime.workloads.NAME.activation_annotation, crio.runtime.workloads.NAME.annotation_prefix,
+// crio.runtime.workloads.NAME.allowed_annotations, crio.runtime.workloads.NAME.resources.cpushares,
+// crio.runtime.workloads.NAME.resources.cpuquota, crio.runtime.workloads.NAME.resources.cpuperiod,
+// crio.runtime.workloads.NAME.resources.cpuset, crio.runtime.workloads.NAME.resources.cpulimit
 func TestWorkloads(t *testing.T) {
 	w := world.New(t, world.Options{Extra: `[crio.runtime.workloads.slow]
 activation_annotation = "example.org/slow"
@@ -118,17 +125,19 @@ allowed_annotations = ["umask.crio.io"]
 [crio.runtime.workloads.slow.resources]
 cpushares = 77
 cpulimit = 250
+cpuperiod = 50000
+cpuset = "0"
 `})
 	w.Pull()
-	shares := "cat /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || { cat /sys/fs/cgroup/cpu.weight; cut -d' ' -f1 /sys/fs/cgroup/cpu.max; }; umask"
+	shares := "cat /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || { cat /sys/fs/cgroup/cpu.weight; cut -d' ' -f1 /sys/fs/cgroup/cpu.max; }; umask; grep Cpus_allowed_list /proc/self/status | cut -f2"
 	slow := w.Pod("slow", annotated("example.org/slow", "", "umask.crio.io", "027", "example.org/own", `{"cpushares": 99, "cpuquota": 30000}`, "example.org/bad", "{"))
 	plain := w.Pod("plain", annotated("umask.crio.io", "027"))
 	asked := func(c *cri.ContainerConfig) { c.Linux.Resources = &cri.LinuxContainerResources{CpuShares: 500} }
 	runCases(t, w, slow, []specCase{
-		{"all", shares, "(77\n|[0-9]+\n)25000\n0027", asked},
-		{"own", shares, "(99\n|[0-9]+\n)30000\n0027", asked},
+		{"all", shares, "(77\n|[0-9]+\n)12500\n0027\n0", asked},
+		{"own", shares, "(99\n|[0-9]+\n)30000\n0027\n0", asked},
 	})
-	runCases(t, w, plain, []specCase{{"all", shares, "(500\n|[0-9]+\n)(-1|max)\n0022", asked}})
+	runCases(t, w, plain, []specCase{{"all", shares, "(500\n|[0-9]+\n)(-1|max)\n0022\n.*", asked}})
 	if _, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: slow, Config: w.CtrConfig("bad", "true"), SandboxConfig: w.PodConfig("x")}); err == nil || !strings.Contains(err.Error(), "example.org/bad") {
 		t.Errorf("a broken override: %v", err)
 	}
@@ -174,6 +183,8 @@ func TestUserNamespaceByAnnotation(t *testing.T) {
 
 // Hooks run at each stage, with the container's state, for the containers that they are
 // meant for.
+//
+// Options: crio.runtime.hooks_dir
 func TestHooks(t *testing.T) {
 	hooks, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
 	w := world.New(t, world.Options{Extra: fmt.Sprintf("[crio.runtime]\nhooks_dir = [%q]\n", hooks)})

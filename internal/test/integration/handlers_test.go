@@ -40,6 +40,14 @@ func runWith(w *world.World, name, handler string, change func(*cri.PodSandboxCo
 }
 
 // Handlers differ in their profile, annotations, devices and monitors.
+//
+// Options: crio.runtime.privileged_seccomp_profile, crio.runtime.runtimes.NAME.inherit_default_runtime,
+// crio.runtime.runtimes.NAME.seccomp_profile, crio.runtime.runtimes.NAME.default_annotations,
+// crio.runtime.runtimes.NAME.allowed_annotations,
+// crio.runtime.runtimes.NAME.privileged_without_host_devices,
+// crio.runtime.runtimes.NAME.container_min_memory, crio.runtime.runtimes.NAME.monitor_cgroup,
+// crio.runtime.runtimes.NAME.monitor_env, crio.runtime.runtimes.NAME.no_sync_log,
+// crio.runtime.runtimes.NAME.exec_cpu_affinity
 func TestHandlerOptions(t *testing.T) {
 	dir := t.TempDir()
 	profile := write(t, filepath.Join(dir, "no-mkdir.json"), `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}`, 0o644)
@@ -162,6 +170,10 @@ func removeCgroup(t *testing.T, path string) {
 }
 
 // What the node gives every container.
+//
+// Options: crio.runtime.drop_infra_ctr, crio.runtime.infra_ctr_cpuset,
+// crio.runtime.add_inheritable_capabilities, crio.runtime.device_ownership_from_security_context,
+// crio.runtime.default_mounts_file, crio.runtime.bind_mount_prefix, crio.runtime.timezone
 func TestNodeOptions(t *testing.T) {
 	dir := t.TempDir()
 	zone := "Asia/Tokyo"
@@ -282,6 +294,8 @@ func TestLogsInVolume(t *testing.T) {
 }
 
 // An image of another platform runs with that platform's runtime.
+//
+// Options: crio.runtime.runtimes.NAME.platform_runtime_paths
 func TestRuntimeOfPlatform(t *testing.T) {
 	dir := t.TempDir()
 	wrapper := filepath.Join(dir, "wrapper")
@@ -304,6 +318,7 @@ allowed_annotations = ["platform-runtime-path.crio.io"]
 	}
 }
 
+// Options: crio.runtime.uid_mappings, crio.runtime.gid_mappings, crio.runtime.read_only
 func TestReadOnlyNodeWithMappedIDs(t *testing.T) {
 	w := world.New(t, world.Options{Extra: `[crio.runtime]
 read_only = true
@@ -320,6 +335,8 @@ gid_mappings = "0:200000:65536"
 }
 
 // Options change while the daemon runs: hooks, handlers, what is allowed.
+//
+// Options: crio.runtime.hooks_dir
 func TestReloadOfHandlers(t *testing.T) {
 	hooks, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
 	write(t, filepath.Join(hooks, "a.json"), fmt.Sprintf(`{"version":"1.0.0","hook":{"path":"/bin/sh","args":["sh","-c","echo ran >>%s"]},"when":{"always":true},"stages":["createRuntime"]}`, log), 0o644)

@@ -342,6 +342,8 @@ func TestUserNamespacePod(t *testing.T) {
 }
 
 // Pulls for a pod are charged to its cgroup, by a process that ends with the daemon.
+//
+// Options: crio.runtime.separate_pull_cgroup
 func TestPullInCgroupOfPod(t *testing.T) {
 	w := world.New(t, world.Options{Extra: "[crio.runtime]\nseparate_pull_cgroup = \"pod\"\ncgroup_manager = \"cgroupfs\"\n"})
 	parent := fmt.Sprintf("/mtest-pull-%d", os.Getpid())

@@ -488,6 +488,8 @@ func TestPause(t *testing.T) {
 }
 
 // TestSocketShared: gRPC and HTTP on one socket, with clients that do not behave.
+//
+// Options: --enable-profile-unix-socket
 func TestSocketShared(t *testing.T) {
 	w := world.New(t, world.Options{Late: true})
 	w.Start("ENABLE_PROFILE_UNIX_SOCKET=true")

@@ -85,6 +85,8 @@ func execSync(t *testing.T, w *world.World, id string) {
 }
 
 // TestLogToJournald has a socket of the test at the journal's place.
+//
+// Options: crio.runtime.log_to_journald
 func TestLogToJournald(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: mounts")

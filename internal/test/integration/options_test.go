@@ -11,6 +11,7 @@ import (
 	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -90,6 +91,37 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("there is no %s", pattern)
 		}
 	}
+}
+
+// Others find the namespaces of pods where they look for them, as files.
+//
+// Options: crio.runtime.namespaces_dir
+func TestNamespacesDir(t *testing.T) {
+	w := world.New(t, world.Options{Late: true})
+	ns := filepath.Join(w.Dir, "others")
+	w.Start("CONTAINER_NAMESPACES_DIR=" + ns)
+	w.Pull()
+	pod := w.Pod("exposed", nil)
+	ctr := w.Ctr(pod, "main", "exec sleep 1000", nil)
+	for _, kind := range []string{"net", "ipc", "uts"} {
+		path := filepath.Join(ns, kind+"ns", pod)
+		var there, inside unix.Stat_t
+		if err := unix.Stat(path, &there); err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/%s", factsOf(w, ctr).Pid, kind), &inside); err != nil || there.Ino != inside.Ino {
+			t.Errorf("%s is not the container's: %d, %d, %v", path, there.Ino, inside.Ino, err)
+		}
+	}
+	if _, err := w.RemovePodSandbox(w.Ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(ns, "*", "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.Stop()
+	w.Start("CONTAINER_NAMESPACES_DIR=" + ns)
 }
 
 // An image store of its own takes what is pulled; the driver vfs needs no overlay.
@@ -275,6 +307,56 @@ func TestMonitorChoice(t *testing.T) {
 			t.Errorf("handler %q: the monitor was %q, want %q", handler, text, want)
 		}
 	}
+}
+
+// Who makes cgroups, and what the kubelet is told of it.
+//
+// Options: crio.runtime.cgroup_manager
+func TestCgroupManager(t *testing.T) {
+	drivers := map[string]cri.CgroupDriver{"cgroupfs": cri.CgroupDriver_CGROUPFS}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		drivers["systemd"] = cri.CgroupDriver_SYSTEMD
+	}
+	for name, want := range drivers {
+		w := configured(t, "crio.runtime", fmt.Sprintf("cgroup_manager = %q", name))
+		r, err := w.RuntimeConfig(w.Ctx(), &cri.RuntimeConfigRequest{})
+		if err != nil || r.GetLinux().GetCgroupDriver() != want {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+		w.Pull()
+		pod := w.Pod("driver", nil)
+		ctr := w.Ctr(pod, "main", "exec sleep 1000", nil)
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", factsOf(w, ctr).Pid))
+		if err != nil || strings.Contains(string(text), ".scope") != (name == "systemd") {
+			t.Errorf("%s: the container is in %s, %v", name, text, err)
+		}
+	}
+}
+
+// What takes longer than the node allows is undone.
+//
+// Options: crio.runtime.container_create_timeout
+func TestCreateTimeout(t *testing.T) {
+	w := world.New(t, world.Options{Late: true, Net: `{"cniVersion":"1.0.0","name":"slow","plugins":[{"type":"slow"}]}`})
+	inTable(w, "crio.runtime", "container_create_timeout = \"1s\"")
+	if err := os.MkdirAll(filepath.Join(w.Dir, "plugins"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\ncase $CNI_COMMAND in ADD) sleep 1000 & echo $! >" + w.Dir + "/pid; wait;; esac\n"
+	if err := os.WriteFile(filepath.Join(w.Dir, "plugins/slow"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	_, err := w.RunPodSandbox(w.Ctx(), &cri.RunPodSandboxRequest{Config: w.PodConfig("slow")})
+	refused(t, "a pod whose network takes longer", err, codes.DeadlineExceeded, "cannot make pod")
+	text, err := os.ReadFile(filepath.Join(w.Dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually("what the plugin has started is gone", func() bool {
+		_, err := os.Stat("/proc/" + strings.TrimSpace(string(text)))
+		return err != nil
+	})
 }
 
 // Without no_sync_log a monitor forces the log to the disk; both ways no line is lost.

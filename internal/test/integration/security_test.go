@@ -187,6 +187,7 @@ func limit(t *testing.T, w *world.World, pod, ctr, v1, v2 string) string {
 	return ""
 }
 
+// Options: crio.runtime.log_size_max, crio.runtime.pids_limit
 func TestLimits(t *testing.T) {
 	w := world.New(t, world.Options{Extra: "[crio.runtime]\npids_limit = 77\nlog_size_max = 8192\n"})
 	w.Pull()

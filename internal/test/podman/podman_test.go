@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -36,7 +37,7 @@ func suite(t *testing.T, e *engine) {
 	}{
 		{"Monitor", theMonitor}, {"ExitCodes", exitCodes}, {"Logs", logs}, {"Journal", journal}, {"Passthrough", passthrough},
 		{"Attach", attach}, {"Exec", execs}, {"Terminal", terminals}, {"DetachKeys", detachKeys}, {"ExecTerminal", execTerminal},
-		{"Restart", restart}, {"Timeout", timeout}, {"Remove", remove}, {"Notify", notifies}, {"Stop", stop}, {"OutOfMemory", outOfMemory}, {"Pod", pods},
+		{"Restart", restart}, {"Timeout", timeout}, {"Remove", remove}, {"Notify", notifies}, {"Stop", stop}, {"OutOfMemory", outOfMemory}, {"Pod", pods}, {"Remote", remote},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e.t = t
@@ -415,6 +416,46 @@ func pods(t *testing.T, e *engine) {
 		t.Errorf("%+v", r)
 	}
 	e.ok("pod", "rm", "--force", "--time", "0", "pod")
+}
+
+// remote is another client of the attach sockets: podman's service, which speaks HTTP.
+func remote(t *testing.T, e *engine) {
+	socket := filepath.Join(e.dir, "api.sock")
+	service := e.cmd("system", "service", "--time", "0", "unix://"+socket)
+	if err := service.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		service.Process.Signal(syscall.SIGTERM)
+		service.Wait()
+		// The service wants five minutes between the end of an exec and its exit command.
+		for _, pid := range e.monitors() {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}()
+	far := func(args ...string) *exec.Cmd {
+		cmd := e.cmd()
+		cmd.Args = append([]string{"podman", "--remote", "--url", "unix://" + socket}, args...)
+		return cmd
+	}
+	e.eventually(t, "the service", func() bool { return e.finish(far("version")).status == 0 })
+	r := e.finish(far(shell("echo up; sleep 1000", "-d", "--name", "far")...))
+	if r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if r := e.finish(far("exec", "far", "/bin/sh", "-c", "echo out; echo err >&2; exit 5")); r.status != 5 || r.out != "out\n" || !strings.HasPrefix(r.err, "err\n") {
+		t.Errorf("exec: %+v", r)
+	}
+	big := bytes.Repeat([]byte("0123456789abcde\n"), 16<<10)
+	for name, cmd := range map[string]*exec.Cmd{"exec -i": far("exec", "-i", "far", "/bin/sh", "-c", "cat; exit 3"), "run -i": far(shell("cat; exit 3", "--rm", "-i")...)} {
+		cmd.Stdin = bytes.NewReader(big)
+		if r := e.finish(cmd); r.status != 3 || r.out != string(big) {
+			t.Errorf("%s: status %d, %d bytes, %s", name, r.status, len(r.out), r.err)
+		}
+	}
+	if r := e.finish(far("logs", "far")); r.out != "up\n" {
+		t.Errorf("logs: %+v", r)
+	}
 }
 
 func stop(t *testing.T, e *engine) {

@@ -206,7 +206,7 @@ func (e *engine) eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // monitors are the processes of the monitor under test.
-func (e *engine) monitors() (pids []string) {
+func (e *engine) monitors() (pids []int) {
 	want, err := filepath.EvalSymlinks(e.monitor)
 	if err != nil {
 		e.t.Fatal(err)
@@ -214,7 +214,8 @@ func (e *engine) monitors() (pids []string) {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, l := range links {
 		if exe, err := os.Readlink(l); err == nil && exe == want {
-			pids = append(pids, l)
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(l)))
+			pids = append(pids, pid)
 		}
 	}
 	return pids

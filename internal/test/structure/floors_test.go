@@ -17,10 +17,10 @@ var floors = []struct {
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
 	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
-	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/perf", "internal/checkpoint/archive", "internal/image", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
+	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/perf", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
 	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
-	{"daemon", []string{"internal/daemon", "internal/daemon/mark", "internal/daemon/facts"}},
+	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
 
@@ -33,9 +33,10 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
-	{"internal/daemon", "internal/daemon/mark", "its files"},
-	{"internal/daemon", "internal/daemon/facts", "what specifications depend on"},
+	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
+	{"internal/image", "internal/image/trust", "what may be pulled and run"},
+	{"internal/image", "internal/artifact", "what is pulled and is no image goes there, and is listed with images"},
 	{"internal/perf", "internal/oci", "a runtime that does more at the start and end of containers"},
 	{"internal/spec", "internal/oci", "a spec is built for a runtime"},
 	{"internal/cni", "internal/cni/...", "the service embeds the plugins and sweeps their tables"},
@@ -130,10 +131,10 @@ var fences = []struct {
 	module string
 	rooms  []string
 }{
-	{"google.golang.org/grpc", []string{"internal/cri", "applets/ocic"}},
-	{"go.podman.io/image", []string{"internal/image"}},
+	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic"}},
+	{"go.podman.io/image", []string{"internal/image", "internal/image/trust"}},
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
-	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "applets"}},
+	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/trust", "applets"}},
 	{"github.com/docker/distribution", []string{"internal/image"}},
 	{"github.com/opencontainers/runc", []string{"internal/oci/libct", "applets/early/initstage", "."}},
 	{"github.com/opencontainers/cgroups", []string{"internal/linux/cgroup", "internal/oci/libct"}},

@@ -19,8 +19,9 @@ var starters = []string{"applets/early", "applets/early/initstage", "applets/ear
 
 // environment lists who may read it besides applets and the daemon, and why.
 var environment = []string{
-	"internal/step/crash_on.go",   // crash points: compiled in for tests only
-	"internal/oci/libct/libct.go", // libcontainer's own sign that a process is its init stage
+	"internal/step/crash_on.go",          // crash points: compiled in for tests only
+	"internal/daemon/service/service.go", // what the service manager tells
+	"internal/oci/libct/libct.go",        // libcontainer's own sign that a process is its init stage
 }
 
 var forbidden = []string{"util", "utils", "common", "types", "helpers", "helper", "lib", "manager", "pkg", "misc"}

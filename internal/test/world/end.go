@@ -181,7 +181,7 @@ func (w *World) cgroups() (list []string) {
 
 // files lists what is left of pods and containers in the daemon's folders.
 func (w *World) files() (list []string) {
-	for _, dir := range []string{"state/pods", "state/containers", "state/owed", "state/quarantine", "run/pods", "run/containers", "run/exits", "run/attach", "run/runtime/runc", "cni/results", "root/overlay-containers"} {
+	for _, dir := range []string{"state/pods", "state/containers", "state/owed", "state/quarantine", "run/pods", "run/containers", "run/exits", "run/attach", "run/runtime/runc", "run/artifacts", "cni/results", "root/overlay-containers"} {
 		filepath.WalkDir(filepath.Join(w.Dir, dir), func(p string, d fs.DirEntry, err error) error {
 			if err == nil && p != filepath.Join(w.Dir, dir) && !storeFile(d.Name()) {
 				list = append(list, "file "+p)

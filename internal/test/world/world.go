@@ -183,10 +183,19 @@ func (w *World) Start(env ...string) {
 	}
 }
 
+// StartAs is Start with another executable.
+func (w *World) StartAs(bin string) {
+	w.T.Helper()
+	own := w.bin
+	w.bin = bin
+	defer func() { w.bin = own }()
+	w.Start()
+}
+
 // TryStart is Start for a daemon that may fail.
 func (w *World) TryStart(env ...string) error {
 	cmd := exec.Command(w.bin, append([]string{"crio", "-c", w.Conf}, w.Args...)...)
-	cmd.Env = append(append(os.Environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
+	cmd.Env = append(append(w.environ(), "TMPDIR="+w.Dir), env...) // there it writes its stacks
 	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -218,6 +227,12 @@ func (w *World) TryStart(env ...string) error {
 		}
 		w.conn.ResetConnectBackoff()
 	}
+}
+
+// environ is what the daemon and its commands get: an option of a table that many tests
+// write themselves, and nothing of this machine's own store.
+func (w *World) environ() []string {
+	return append(os.Environ(), "CONTAINER_NAMESPACES_DIR="+filepath.Join(w.Dir, "ns"), "CONTAINERS_STORAGE_CONF=/dev/null")
 }
 
 // Bin is the executable.
@@ -280,12 +295,17 @@ func (w *World) Ctx() context.Context {
 
 // Run runs an applet of the executable and returns what it prints.
 func (w *World) Run(args ...string) (stdout, stderr string, code int) {
+	return w.RunEnv(nil, args...)
+}
+
+// RunEnv is Run with more in the environment.
+func (w *World) RunEnv(env []string, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.Command(w.bin, args...)
 	if args[0] == "timeout" { // for what must end and might not
 		cmd = exec.Command("timeout", append([]string{args[1], w.bin}, args[2:]...)...)
 	}
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(w.environ(), env...), &out, &errs
 	cmd.Run()
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
