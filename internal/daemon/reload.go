@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -172,6 +173,9 @@ func (r *reloader) apply(old *generation, c *config.Config) error {
 	commit, err := r.p.images.Prepare(imageRules(c))
 	if err != nil {
 		return err
+	}
+	if err := g.classes.Apply(rdtGroups(c), r.p.log); err != nil {
+		return errors.Join(err, old.classes.Apply(rdtGroups(c), r.p.log))
 	}
 	r.p.now.Store(g)
 	commit()

@@ -28,6 +28,7 @@ import (
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/qos"
 	"github.com/monocrio/monocrio/internal/secrets"
 	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -51,6 +52,7 @@ type specMaker struct {
 	ids     *idrange.Pool
 	labels  *selinux.Labeler // nil: SELinux is off
 	tuner   *perf.Tuner
+	classes *qos.Classes
 	// artifacts is nil where none are kept.
 	artifacts Artifacts
 	nodeIDs   idrange.Map       // uid_mappings and gid_mappings
@@ -164,7 +166,11 @@ func (m *specMaker) Container(ctx context.Context, r pod.SpecRequest) (*specs.Sp
 	if err := facts.CheckAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
 		return nil, nil, err
 	}
-	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
+	notes, err := m.classes.Assign(in.Acting(), r.Config.GetMetadata().GetName(), res.Spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range slices.Concat(res.Notes, notes, oci.FitToHost(res.Spec)) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
 	}
 	if err := m.tuner.Prepare(r.ID, in.Acting(), r.Config.GetMetadata().GetName(), m.conf.SharedCPUSet, res.Spec); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
 	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
@@ -37,7 +38,6 @@ import (
 	"github.com/monocrio/monocrio/internal/telemetry/metric"
 	"github.com/monocrio/monocrio/internal/telemetry/trace"
 	"github.com/monocrio/monocrio/internal/version"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -84,7 +84,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
-	if err := links(bin, "conmon", "runc", "pause"); err != nil {
+	if err := facts.Links(bin, "conmon", "runc", "pause"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
 	}
 	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
@@ -99,14 +99,16 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
-	p.tuner = newTuner(p)
-	p.ids, p.labels = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}
+	p.ids, p.labels, p.tuner = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}, newTuner(p)
 	g, err := p.newGeneration(c)
+	if err == nil {
+		err = g.classes.Apply(rdtGroups(c), log)
+	}
 	if err != nil {
 		return p, err
 	}
 	p.now.Store(g)
-	if p.plugins, err = newPlugins(c, p.now.InjectCDI, log); err != nil {
+	if p.plugins, err = newPlugins(c, &p.now, log); err != nil {
 		return p, err
 	}
 	if p.refused, err = newNotifier(p); err != nil {
@@ -192,7 +194,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 			Journald:   c.Runtime.LogToJournald,
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
-		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
+		Sysctls:  facts.SysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: roots.Roots{Store: p.store, Artifacts: p.artifacts}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
 		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
@@ -254,14 +256,14 @@ func monitorEnv(env []string) []string {
 
 // newPlugins sets up the node resource interface, or what stands for it when it is
 // off.
-func newPlugins(c *config.Config, cdi func(*specs.Spec, []string) error, log *slog.Logger) (*nri.Plugins, error) {
+func newPlugins(c *config.Config, now *current, log *slog.Logger) (*nri.Plugins, error) {
 	n := c.NRI
 	if !n.Enable {
 		return nri.None(), nil
 	}
 	o := nri.Options{Socket: n.Listen, PluginDir: n.PluginDir, ConfigDir: n.PluginConfigDir, NoConnections: n.DisableConnections,
 		Registration: time.Duration(n.RegistrationTimeout), Request: time.Duration(n.RequestTimeout),
-		Version: version.Version, InjectCDI: cdi, Log: log}
+		Version: version.Version, InjectCDI: now.InjectCDI, BlockIO: now.blockIO, RDT: now.rdt, Log: log}
 	if v := c.Validator; v.Enable {
 		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: v.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: v.RejectSeccompDefault,
 			RejectUnconfinedSeccompAdjustment: v.RejectSeccompNone, RejectCustomSeccompAdjustment: v.RejectSeccompCustom,
