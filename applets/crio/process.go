@@ -86,7 +86,11 @@ func profile(p *config.Process, log *slog.Logger) (stop func(), err error) {
 			return nil, fmt.Errorf("cannot serve profiles (--profile-port): %w", err)
 		}
 		s := &http.Server{Handler: profiles(), ReadHeaderTimeout: 5 * time.Second}
-		go s.Serve(l)
+		go func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				log.Warn("profiles are not served any more", "err", err)
+			}
+		}()
 		undo = append(undo, func() { s.Close() })
 		log.Info("serving profiles", "address", l.Addr().String())
 	}

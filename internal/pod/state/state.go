@@ -109,7 +109,7 @@ type Image struct {
 	Platform string `json:",omitempty"`
 	// Annotations are those of its manifest that may act.
 	Annotations map[string]string `json:",omitempty"`
-	Config   v1.ImageConfig
+	Config      v1.ImageConfig
 	// Artifact says that it has files, and no root file system.
 	Artifact bool `json:",omitempty"`
 }

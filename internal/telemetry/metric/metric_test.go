@@ -1,6 +1,7 @@
 package metric
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -189,7 +190,7 @@ func TestServe(t *testing.T) {
 	if _, err := get(pem, tls.VersionTLS13); err != nil {
 		t.Errorf("the second certificate: %v", err)
 	}
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", p.Socket) }}}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", p.Socket) }}}
 	r, err := c.Get("http://x/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -17,7 +18,9 @@ import (
 // scraped reads the daemon's metrics through their socket.
 func scraped(w *world.World) string {
 	w.T.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", filepath.Join(w.Dir, "metrics.sock")) }}}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", filepath.Join(w.Dir, "metrics.sock"))
+	}}}
 	r, err := c.Get("http://metrics/metrics")
 	if err != nil {
 		w.T.Fatal(err)

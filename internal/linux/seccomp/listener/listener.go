@@ -130,7 +130,7 @@ type (
 
 // ioctl(2) numbers: type '!', with the structures' sizes.
 const (
-	notifRecv    = 3<<30 | 80<<16 | '!'<<8 | 0
+	notifRecv    = 3<<30 | 80<<16 | '!'<<8
 	notifSend    = 3<<30 | 24<<16 | '!'<<8 | 1
 	notifIDValid = 1<<30 | 8<<16 | '!'<<8 | 2
 )
