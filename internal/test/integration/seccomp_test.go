@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -111,5 +113,30 @@ func TestSeccompNotifierStop(t *testing.T) {
 		if st := w.Status(id); st.GetState() != cri.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("a container that does nothing forbidden: %v", st)
 		}
+	}
+}
+
+// Runtimes of others send their listeners as ours does.
+func TestSeccompNotifierPeers(t *testing.T) {
+	for _, peer := range []string{"runc", "crun"} {
+		path, err := exec.LookPath(peer)
+		if err != nil {
+			t.Logf("there is no %s here", peer)
+			continue
+		}
+		if data, _ := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers"); peer == "crun" && len(data) > 1 {
+			t.Log("crun refuses a cgroup v2 that has controllers beside v1")
+			continue
+		}
+		w := world.New(t, world.Options{Extra: fmt.Sprintf("[crio.runtime]\ndefault_runtime = \"peer\"\n[crio.runtime.runtimes.peer]\nruntime_path = %q\nallowed_annotations = [\"seccomp-notifier-action.crio.io\"]\n", path)})
+		w.Pull()
+		pod := w.Pod("peer", annotated("seccomp-notifier-action.crio.io", "log"))
+		at := len(w.Log())
+		out, st := w.Output(pod, "main", "swapoff /etc/hostname 2>&1; echo end", filtered(""))
+		if !strings.Contains(out, "not permitted") || !strings.Contains(out, "end") {
+			t.Errorf("%s: %q %v", peer, out, st)
+			continue
+		}
+		logged(w, at, "ctr="+st.GetId(), "syscall=swapoff", "errno=EPERM")
 	}
 }
