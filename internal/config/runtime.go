@@ -74,7 +74,7 @@ type Handler struct {
 	ConfigPath           string            `toml:"runtime_config_path" is:"path?" doc:"configuration file of the runtime (vm only)" inert:"not built in yet"`
 	InheritDefault       bool              `toml:"inherit_default_runtime" doc:"take path, root, type and configuration file from the default handler"`
 	PrivilegedNoHost     bool              `toml:"privileged_without_host_devices" doc:"privileged containers get no host devices"`
-	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler"`
+	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler; those for undisturbed processors may anyway if its name contains high-performance"`
 	DefaultAnnotations   map[string]string `toml:"default_annotations" doc:"annotations that containers of this handler get if their pod does not say otherwise"`
 	MonitorPath          string            `toml:"monitor_path" is:"path?" doc:"monitor executable; empty: our own"`
 	MonitorCgroup        string            `toml:"monitor_cgroup" doc:"where monitors live: pod for a cgroup in their pod's, the name of a slice (systemd), or the path of a cgroup; empty: with the daemon"`

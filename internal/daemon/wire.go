@@ -232,7 +232,14 @@ func (p *parts) recoverNotifier() {
 	p.refused.Recover(running)
 }
 
-func seccompSocket(c *config.Config) string { return filepath.Join(c.Crio.RunDir, "seccomp.sock") }
+// seccompSocket is where listeners are sent; "" if such a path cannot be a socket's.
+func seccompSocket(c *config.Config) string {
+	path := filepath.Join(c.Crio.RunDir, "seccomp.sock")
+	if len(path) > 107 { // unix(7)
+		return ""
+	}
+	return path
+}
 
 // criuConfig writes criu's configuration where checkpoints are on; "" where not.
 func criuConfig(c *config.Config) (path string, err error) {

@@ -85,7 +85,9 @@ inherit_default_runtime = true
 	}
 	read := func(path string) string { data, _ := os.ReadFile(path); return strings.TrimSpace(string(data)) }
 	asked := []string{"cpu-c-states.crio.io", "disable", "irq-load-balancing.crio.io/main", "disable", "cpu-quota.crio.io", "disable"}
-	if !cgroup.Unified() {
+	// With cgroup v2 that needs partitions which are not the root's own (Linux 6.7).
+	partitions, _ := filepath.Glob("/sys/fs/cgroup/*/cpuset.cpus.exclusive")
+	if !cgroup.Unified() || len(partitions) > 0 {
 		asked = append(asked, "cpu-load-balancing.crio.io", "disable")
 	}
 	run("plain", "", asked...)
@@ -101,7 +103,11 @@ inherit_default_runtime = true
 		if q := limit(t, w, pod, ctr, "cpu.cfs_quota_us", "cpu.max"); q != "-1" && !strings.HasPrefix(q, "max") {
 			t.Errorf("%s: the quota is %s", when, q)
 		}
-		if !cgroup.Unified() {
+		if cgroup.Unified() && len(partitions) > 0 {
+			if b := limit(t, w, pod, ctr, "", "cpuset.cpus.partition"); b != "isolated" {
+				t.Errorf("%s: the partition is %s", when, b)
+			}
+		} else if !cgroup.Unified() {
 			if b := limit(t, w, pod, ctr, "cpuset.sched_load_balance", ""); b != "0" {
 				t.Errorf("%s: load balancing is %s", when, b)
 			}
