@@ -107,7 +107,12 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 }
 
 // Check implements pod.Specs.
-func (*specMaker) Check(r *cri.LinuxContainerResources) error { return spec.CheckResources(r) }
+func (*specMaker) Check(r *cri.LinuxContainerResources) error {
+	if err := spec.CheckResources(r); err != nil {
+		return err
+	}
+	return facts.CheckCPUs(r.GetCpusetCpus())
+}
 
 // Limits implements pod.Specs.
 func (m *specMaker) Limits(list ...*cri.LinuxContainerResources) *specs.LinuxResources {

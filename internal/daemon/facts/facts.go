@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -264,4 +265,27 @@ func SysctlMap(list []string) map[string]string {
 		m[k] = v
 	}
 	return m
+}
+
+// CheckCPUs refuses a list with processors that this node cannot have. What systemd says
+// of them would not tell whose fault it is.
+func CheckCPUs(list string) error {
+	data, err := os.ReadFile("/sys/devices/system/cpu/possible")
+	if list == "" || err != nil {
+		return nil // whoever sets them will say what is wrong
+	}
+	last := func(s string) int {
+		n, most := 0, 0
+		for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+			if n, err = strconv.Atoi(f); err != nil {
+				n = math.MaxInt
+			}
+			most = max(most, n)
+		}
+		return most
+	}
+	if possible := strings.TrimSpace(string(data)); last(list) > last(possible) {
+		return errs.Invalid("cpuset_cpus %q: this node has the processors %s", list, possible)
+	}
+	return nil
 }
