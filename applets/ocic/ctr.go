@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -38,7 +39,7 @@ func (c *client) ctrCommand() *cobra.Command {
 
 func (c *client) ctrCreate() *cobra.Command {
 	var pod, config string
-	cmd := &cobra.Command{Use: "create --pod ID --config FILE", Short: "make a container in a pod; prints its id", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "create --pod ID --config FILE", Short: "make a container in a pod; prints its id", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		req := &cri.CreateContainerRequest{PodSandboxId: pod, Config: &cri.ContainerConfig{}}
 		if err := readConfig(config, req.Config); err != nil {
 			return err
@@ -91,7 +92,7 @@ func ctrState(s cri.ContainerState) string {
 func (c *client) ctrList() *cobra.Command {
 	var quiet bool
 	var pod string
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list containers", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list containers", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: pod}})
@@ -120,7 +121,7 @@ func (c *client) ctrList() *cobra.Command {
 func (c *client) ctrExec() *cobra.Command {
 	var seconds int64
 	var stdin, tty bool
-	cmd := &cobra.Command{Use: "exec ID COMMAND [ARG...]", Short: "run a command in a container; exits with its code", Args: cobra.MinimumNArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "exec ID COMMAND [ARG...]", Short: "run a command in a container; exits with its code", Args: manual.Words(2, -1), RunE: func(cmd *cobra.Command, args []string) error {
 		if stdin || tty {
 			return c.execStreams(cmd.Context(), args[0], args[1:], stdin, tty)
 		}
@@ -145,7 +146,7 @@ func (c *client) ctrExec() *cobra.Command {
 
 func (c *client) ctrLogs() *cobra.Command {
 	var follow bool
-	cmd := &cobra.Command{Use: "logs ID", Short: "print a container's log", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "logs ID", Short: "print a container's log", Args: manual.Words(1, 1), RunE: func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: args[0]})

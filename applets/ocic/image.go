@@ -9,6 +9,7 @@ import (
 	"time"
 
 	daemon "github.com/monocrio/monocrio/internal/inspect/client"
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -26,7 +27,7 @@ func (c *client) imageCommand() *cobra.Command {
 
 func (c *client) imagePull() *cobra.Command {
 	var creds string
-	cmd := &cobra.Command{Use: "pull NAME", Short: "fetch an image; prints its id", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "pull NAME", Short: "fetch an image; prints its id", Args: manual.Words(1, 1), RunE: func(cmd *cobra.Command, args []string) error {
 		req := &cri.PullImageRequest{Image: &cri.ImageSpec{Image: args[0], UserSpecifiedImage: args[0]}}
 		if creds != "" {
 			user, password, ok := strings.Cut(creds, ":")
@@ -90,7 +91,7 @@ func spin(what string, more func(context.Context) (string, error)) (done func())
 
 func (c *client) imageList() *cobra.Command {
 	var quiet bool
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list images", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list images", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.images.ListImages(ctx, &cri.ListImagesRequest{})

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,7 +53,7 @@ func Main(args []string) int {
 	f.DurationVarP(&c.timeout, "timeout", "t", 5*time.Minute, "longest wait for one call")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(c.podCommand(), c.ctrCommand(), c.imageCommand(),
-		&cobra.Command{Use: "info", Short: "show the runtime and its state", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return c.info(cmd.Context()) }})
+		&cobra.Command{Use: "info", Short: "show the runtime and its state", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error { return c.info(cmd.Context()) }})
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(context.Background())
 	if c.conn != nil {
@@ -104,7 +105,7 @@ func (c *client) within(ctx context.Context) (context.Context, context.CancelFun
 
 // verb makes a command that does one thing to each of the objects named.
 func (c *client) verb(use, short string, do func(ctx context.Context, id string) error) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, ids []string) error {
+	return &cobra.Command{Use: use, Short: short, Args: manual.Words(1, -1), RunE: func(cmd *cobra.Command, ids []string) error {
 		var failed error
 		for _, id := range ids {
 			ctx, cancel := c.within(cmd.Context())

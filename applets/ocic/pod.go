@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -12,7 +13,7 @@ import (
 func (c *client) podCommand() *cobra.Command {
 	pod := &cobra.Command{Use: "pod", Short: "pod sandboxes"}
 	var config, handler string
-	run := &cobra.Command{Use: "run --config FILE", Short: "make a pod; prints its id", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	run := &cobra.Command{Use: "run --config FILE", Short: "make a pod; prints its id", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		req := &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{}, RuntimeHandler: handler}
 		if err := readConfig(config, req.Config); err != nil {
 			return err
@@ -85,7 +86,7 @@ func podState(s cri.PodSandboxState) string {
 
 func (c *client) podList() *cobra.Command {
 	var quiet bool
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list pods", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "list pods", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -172,7 +173,7 @@ func (c *client) execStreams(ctx context.Context, id string, command []string, s
 
 func (c *client) ctrAttach() *cobra.Command {
 	var stdin, tty bool
-	cmd := &cobra.Command{Use: "attach ID", Short: "connect to a container's own streams, until it ends", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "attach ID", Short: "connect to a container's own streams, until it ends", Args: manual.Words(1, 1), RunE: func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.Attach(ctx, &cri.AttachRequest{ContainerId: args[0], Stdin: stdin, Stdout: true, Stderr: !tty, Tty: tty})
@@ -195,7 +196,7 @@ func streamFlags(cmd *cobra.Command, stdin, tty *bool) {
 }
 
 func (c *client) podForward() *cobra.Command {
-	return &cobra.Command{Use: "forward ID [LOCAL:]PORT...", Short: "carry connections to 127.0.0.1:LOCAL to ports of a pod", Args: cobra.MinimumNArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "forward ID [LOCAL:]PORT...", Short: "carry connections to 127.0.0.1:LOCAL to ports of a pod", Args: manual.Words(2, -1), RunE: func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := c.within(cmd.Context())
 		defer cancel()
 		resp, err := c.rt.PortForward(ctx, &cri.PortForwardRequest{PodSandboxId: args[0]})

@@ -44,7 +44,7 @@ type Store struct {
 	opts  Options
 	stale []string   // what an earlier daemon was fetching
 	mu    sync.Mutex // held to change the layout, or leases
-	told  sync.Map   // damaged artifacts of which the log knows
+	told  sync.Map   // damage of which the log knows
 }
 
 // Artifact is one artifact of a store.
@@ -73,17 +73,14 @@ func New(o Options) *Store {
 	return s
 }
 
-// List returns all artifacts that can be read; a damaged one is logged and passed over.
-// One that is in several layouts is that of the first.
-func (s *Store) List() (list []Artifact, err error) {
+// List returns all artifacts that can be read. A damaged one is logged and passed over,
+// as is a layout: images must stay usable. One that is in several layouts is that of the
+// first.
+func (s *Store) List() (list []Artifact) {
 	seen := map[string]bool{}
 	for _, dir := range append([]string{s.opts.Root}, s.opts.Shared...) {
 		found, err := s.read(dir)
-		if err != nil && dir == s.opts.Root {
-			return nil, err
-		} else if err != nil {
-			s.opts.Log.Warn("a store of artifacts is not used", "err", err)
-		}
+		s.tell("a store of artifacts is not used", dir, err)
 		for _, a := range found {
 			if !seen[a.ID] {
 				seen[a.ID] = true
@@ -91,15 +88,21 @@ func (s *Store) List() (list []Artifact, err error) {
 			}
 		}
 	}
-	return list, nil
+	return list
+}
+
+// tell warns of damage, once until it is mended.
+func (s *Store) tell(what, object string, err error) {
+	if err == nil {
+		s.told.Delete(what + object)
+	} else if _, told := s.told.LoadOrStore(what+object, true); !told {
+		s.opts.Log.Warn(what, "object", object, "err", err)
+	}
 }
 
 // Find looks an artifact up by its id, or the beginning of one, if only one is meant.
 func (s *Store) Find(id string) (*Artifact, error) {
-	list, err := s.List()
-	if err != nil {
-		return nil, err
-	}
+	list := s.List()
 	var found *Artifact
 	for i := range list {
 		switch {
@@ -119,10 +122,7 @@ func (s *Store) Find(id string) (*Artifact, error) {
 // FindName looks an artifact up by its full name. A name with a digest also finds what
 // bears another name in the same repository.
 func (s *Store) FindName(name string) (*Artifact, error) {
-	list, err := s.List()
-	if err != nil {
-		return nil, err
-	}
+	list := s.List()
 	for i := range list {
 		if list[i].Is(name) {
 			return &list[i], nil
@@ -172,13 +172,10 @@ func (s *Store) read(dir string) (list []Artifact, err error) {
 		i, known := at[d.Digest]
 		if !known {
 			a, err := load(dir, d.Digest)
+			s.tell("an artifact cannot be read; pull it again", filepath.Join(dir, string(d.Digest)), err)
 			if err != nil {
-				if _, told := s.told.LoadOrStore(dir+string(d.Digest), true); !told {
-					s.opts.Log.Warn("an artifact cannot be read; pull it again", "digest", d.Digest, "err", err)
-				}
 				continue
 			}
-			s.told.Delete(dir + string(d.Digest))
 			i = len(list)
 			at[d.Digest], list = i, append(list, *a)
 		}

@@ -146,8 +146,8 @@ func TestForeignIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err := s.List(); err != nil || len(l) != 1 || l[0].ID != id {
-		t.Errorf("%v, %v", l, err)
+	if l := s.List(); len(l) != 1 || l[0].ID != id {
+		t.Errorf("%v", l)
 	}
 	nested, err := json.Marshal(v1.Index{Manifests: []v1.Descriptor{{Digest: digest.Digest("sha256:" + id)}}})
 	if err != nil {
@@ -188,7 +188,61 @@ func TestForeignIndex(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.opts.Root, v1.ImageIndexFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.List(); err == nil {
+	if l := s.List(); len(l) != 0 {
+		t.Error(l)
+	}
+	if err := s.Collect(); err == nil {
 		t.Error("a broken index is taken for an empty one")
+	}
+	if err := s.Untag("example.com/a:1"); err == nil {
+		t.Error("a broken index is replaced")
+	}
+}
+
+// Check finds what rotted, and the removal of what it finds mends the store.
+func TestCheck(t *testing.T) {
+	s := newStore(t)
+	ids := map[string]string{}
+	for _, name := range []string{"whole", "rotten", "short", "headless"} {
+		ids[name] = add(t, s, "example.com/"+name+":1", "x="+name)
+	}
+	of := func(name string) string { return blob(s.opts.Root, digest.FromString(name)) }
+	for path, data := range map[string]string{of("rotten"): "Rotten", of("short"): "sho"} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(blob(s.opts.Root, digest.Digest("sha256:"+ids["headless"]))); err != nil {
+		t.Fatal(err)
+	}
+	names := func(quick bool) (list []string) {
+		found, err := s.Check(quick)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range found {
+			if d.Err == nil || ids[strings.TrimSuffix(strings.TrimPrefix(d.Names[0], "example.com/"), ":1")] != d.ID {
+				t.Errorf("%+v", d)
+			}
+			list = append(list, d.Names...)
+		}
+		return list
+	}
+	if got := strings.Join(names(true), " "); got != "example.com/short:1 example.com/headless:1" {
+		t.Error("quickly:", got)
+	}
+	if got := strings.Join(names(false), " "); got != "example.com/rotten:1 example.com/short:1 example.com/headless:1" {
+		t.Error(got)
+	}
+	for _, name := range []string{"rotten", "short", "headless"} {
+		if err := s.Remove(ids[name]); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := names(false); len(got) != 0 {
+		t.Error(got)
+	}
+	if l := s.List(); len(l) != 1 || l[0].ID != ids["whole"] {
+		t.Error(l)
 	}
 }

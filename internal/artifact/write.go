@@ -221,7 +221,13 @@ func (s *Store) write(index v1.Index) error {
 	}
 	file := filepath.Join(s.opts.Root, v1.ImageLayoutFile)
 	if _, err := os.Stat(file); err != nil {
-		if err := fsx.WriteFile(file, layout, 0o644, fsx.Power); err != nil {
+		err := fsx.WriteFile(file, layout, 0o644, fsx.Power)
+		for _, dir := range []string{filepath.Join(s.opts.Root, v1.ImageBlobsDir), filepath.Dir(s.opts.Root)} { // which are new too
+			if err == nil {
+				err = fsx.SyncDir(dir)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}

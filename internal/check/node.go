@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/artifact"
 	"github.com/monocrio/monocrio/internal/storage"
 	"golang.org/x/sys/unix"
 )
@@ -108,6 +109,23 @@ func Storage(s *storage.Store, o storage.CheckOptions, force bool) Look {
 		}
 		if len(list) == 0 {
 			list = append(list, ok("storage", "no damage to images, layers and containers"))
+		}
+		return list
+	}
+}
+
+// Artifacts is Storage for OCI artifacts.
+func Artifacts(s *artifact.Store, quick bool) Look {
+	return func(context.Context) (list []Finding) {
+		damage, err := s.Check(quick)
+		if err != nil {
+			return []Finding{found("storage", Fail, "restore it, or delete it: what it lists is pulled anew", "%v", err)}
+		}
+		for _, d := range damage {
+			f := found("storage", Fail, "crio check --repair removes it; the next pull brings it anew", "artifact %s (%s): %v", short(d.ID), strings.Join(d.Names, ", "), d.Err)
+			f.Kind, f.ID = "artifact", d.ID
+			f.mend = func(context.Context) error { return s.Remove(d.ID) }
+			list = append(list, f)
 		}
 		return list
 	}

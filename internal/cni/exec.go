@@ -92,7 +92,7 @@ func (e *Exec) FindInPath(name string, dirs []string) (string, error) {
 	if len(dirs) > 0 {
 		where = "not an executable file in " + strings.Join(dirs, ", ")
 	}
-	return "", errs.Errorf(errs.KindNotFound, "there is no CNI plugin %q: it is not an embedded one and %s", name, where)
+	return "", errs.Errorf(errs.KindUnavailable, "there is no CNI plugin %q: it is not an embedded one and %s", name, where)
 }
 
 // ExecPlugin runs the plugin at a path that FindInPath returned, with the protocol's

@@ -76,7 +76,7 @@ func TestHost(t *testing.T) {
 	if out, err = run("panics", "VERSION", ""); err != nil || strings.Contains(out, "0.4.0") || !strings.Contains(out, "1.1.0") {
 		t.Errorf("VERSION: %s, %v", out, err)
 	}
-	if _, err := e.FindInPath("nobody", []string{"/a"}); !errs.Is(err, errs.KindNotFound) || !strings.Contains(err.Error(), "/a") {
+	if _, err := e.FindInPath("nobody", []string{"/a"}); !errs.Is(err, errs.KindUnavailable) || !strings.Contains(err.Error(), "/a") {
 		t.Errorf("a plugin that is nowhere: %v", err)
 	}
 }

@@ -206,7 +206,7 @@ func TestMacvlan(t *testing.T) {
 	}
 	w.write("10-test.conflist", list("1.0.0", `{"type":"macvlan","master":"none0"}`))
 	<-w.net.Changed()
-	if err := w.prepare().attach(); !errs.Is(err, errs.KindNotFound) {
+	if err := w.prepare().attach(); !errs.Is(err, errs.KindUnavailable) {
 		t.Errorf("a master that is not there: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ func TestFailingAttach(t *testing.T) {
 	// A plugin that is nowhere is noticed before anything is done.
 	os.Remove(filepath.Join(w.bin, "third"))
 	err = p.attach()
-	if !errs.Is(err, errs.KindNotFound) || !strings.Contains(err.Error(), `"third"`) || !strings.Contains(err.Error(), w.bin) {
+	if !errs.Is(err, errs.KindUnavailable) || !strings.Contains(err.Error(), `"third"`) || !strings.Contains(err.Error(), w.bin) {
 		t.Errorf("missing plugin: %v", err)
 	}
 	if err := w.net.Status(context.Background()); !errs.Is(err, errs.KindUnavailable) || !strings.Contains(err.Error(), `"third"`) {

@@ -22,7 +22,7 @@ type Runtime struct {
 	AdditionalDevices   []string `toml:"additional_devices" flag:"additional-devices" live:"yes" doc:"HOST:CONTAINER:PERMISSIONS for every container"`
 	CDISpecDirs         []string `toml:"cdi_spec_dirs" flag:"cdi-spec-dirs" live:"yes" is:"paths" doc:"folders with the specifications of CDI devices; later ones win"`
 	DeviceOwnership     bool     `toml:"device_ownership_from_security_context" flag:"device-ownership-from-security-context" live:"yes" env:"-" doc:"device nodes belong to the container's user and group"`
-	DecryptionKeysPath  string   `toml:"decryption_keys_path" flag:"decryption-keys-path" env:"-" is:"path?" doc:"folder with the private keys of encrypted images" inert:"not built in yet"`
+	DecryptionKeysPath  string   `toml:"decryption_keys_path" flag:"decryption-keys-path" env:"-" is:"path?" live:"yes" doc:"folder with the private keys of encrypted images (PEM, DER or JWK, without a password), and certificates for PKCS#7; it is read for each pull of one"`
 	ArtifactStores      []string `toml:"additional_artifact_stores" flag:"additional-artifact-stores" env:"-" is:"paths" doc:"folders with more OCI artifacts, which are only read: artifacts below each is an OCI image layout"`
 	SeccompProfile      string   `toml:"seccomp_profile" flag:"seccomp-profile" live:"yes" is:"path?" doc:"file with the default seccomp profile; empty or absent: the built-in one"`
 	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" live:"yes" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none"`

@@ -108,7 +108,7 @@ func (s images) Checkpoint(ctx context.Context, ref string) (id string, is bool,
 	if err != nil { // whoever wants the image will say what is wrong with it
 		return "", false, nil
 	}
-	return i.ID, i.Annotations[archive.Annotation] != "", nil
+	return i.ID, !i.Artifact && i.Annotations[archive.Annotation] != "", nil
 }
 
 // Look implements checkpoint.Images. The lease bears our mark and no record: if we are

@@ -11,6 +11,7 @@ import (
 	"github.com/monocrio/monocrio/internal/check"
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
+	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/storage"
@@ -53,7 +54,7 @@ func Checks(c *config.Config, o CheckOptions, log *slog.Logger) (looks []check.L
 			_, err := images.Prepare(imageRules(c))
 			return err
 		}),
-		check.Storage(s, o.CheckOptions, o.Force))
+		check.Storage(s, o.CheckOptions, o.Force), check.Artifacts(roots.Artifacts(c, nil, log), o.Quick))
 	if !Running(c) {
 		looks = append(looks, leftovers(c, s)...)
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/monocrio/monocrio/internal/daemon/service"
 	"github.com/monocrio/monocrio/internal/linux/watch"
 	"github.com/monocrio/monocrio/internal/telemetry/log"
+	"golang.org/x/sys/unix"
 )
 
 // Source is where a configuration comes from.
@@ -35,13 +35,15 @@ type reloader struct {
 	p      *parts
 	from   Source
 	seen   map[string]string // state of the registries' files when they were read
+	files  map[string]string // of all files, when they were last looked at
 	told   []string          // options that wait for a restart, as the log knows
 	wanted chan struct{}     // something may have changed
 }
 
 func newReloader(p *parts, from Source) *reloader {
 	r := &reloader{p: p, from: from, wanted: make(chan struct{}, 1)}
-	r.seen = states(p.now.Load().conf)
+	r.seen = states(registriesFiles(p.now.Load().conf))
+	r.files = r.all()
 	return r
 }
 
@@ -85,20 +87,29 @@ func (r *reloader) dirs() []string {
 	return list
 }
 
+// all is the state of all files that a reload reads.
+func (r *reloader) all() map[string]string {
+	return states(append(registriesFiles(r.p.now.Load().conf), r.from.File, r.from.Dir))
+}
+
 func registriesFiles(c *config.Config) []string {
 	rules := imageRules(c)
 	return rules.Files()
 }
 
-// states tells which registries' files there are, and which content they have by size
-// and time.
-func states(c *config.Config) map[string]string {
+// states tells which files there are below some paths, and which content they have by
+// inode, size and time.
+func states(paths []string) map[string]string {
 	set := map[string]string{}
-	for _, path := range registriesFiles(c) {
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
 		_ = filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
-				if fi, err := os.Stat(path); err == nil {
-					set[path] = fmt.Sprint(fi.Size(), fi.ModTime().UnixNano())
+				var st unix.Stat_t
+				if unix.Stat(path, &st) == nil {
+					set[path] = fmt.Sprint(st.Ino, st.Size, st.Mtim)
 				}
 			}
 			return nil
@@ -111,6 +122,12 @@ func states(c *config.Config) map[string]string {
 // are read again even if no option has changed.
 func (r *reloader) reload(told bool) {
 	l := r.p.log
+	// A watched folder has other files too: they are no reason to read ours.
+	files := r.all()
+	if !told && maps.Equal(files, r.files) {
+		return
+	}
+	r.files = files
 	next, warnings, err := r.from.Load()
 	if err != nil {
 		r.p.metrics.Reload("refused")
@@ -119,7 +136,7 @@ func (r *reloader) reload(told bool) {
 	}
 	old := r.p.now.Load()
 	merged, changed, restart := old.conf.Next(next)
-	seen := states(merged)
+	seen := states(registriesFiles(merged))
 	if !maps.Equal(seen, r.seen) {
 		changed = append(changed, "registries.conf")
 	}

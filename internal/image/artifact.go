@@ -120,7 +120,7 @@ func (d staged) NewImageDestination(ctx context.Context, sys *types.SystemContex
 	}
 	for _, b := range blobsOf(d.manifest) {
 		path, there := d.store.Blob(b.Digest.String())
-		if !there || sound(path, b) != nil {
+		if !there || artifact.Sound(path, b.Digest.String()) != nil { // a pull repairs what is damaged
 			continue
 		}
 		if err := os.Link(path, filepath.Join(d.dir, b.Digest.Encoded())); err != nil && !errors.Is(err, os.ErrExist) {
@@ -130,23 +130,11 @@ func (d staged) NewImageDestination(ctx context.Context, sys *types.SystemContex
 	return dst, nil
 }
 
-// sound checks a blob that is on the disk: a pull repairs what is damaged.
-func sound(path string, b v1.Descriptor) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	got, err := digest.FromReader(f)
-	if err == nil && got != b.Digest {
-		err = errors.New("damaged")
-	}
-	return err
-}
-
+// blobsOf lists what an OCI manifest names, its configuration first; of others it may
+// know nothing.
 func blobsOf(data []byte) []v1.Descriptor {
 	var m v1.Manifest
-	_ = json.Unmarshal(data, &m) // it was read before
+	_ = json.Unmarshal(data, &m) // whoever needs it has read it
 	return append([]v1.Descriptor{m.Config}, m.Layers...)
 }
 
@@ -154,7 +142,7 @@ func blobsOf(data []byte) []v1.Descriptor {
 func (p *Pull) expectArtifact(data []byte) {
 	var list []*layer
 	for _, b := range blobsOf(data)[1:] {
-		list = append(list, &layer{blob: types.BlobInfo{Digest: b.Digest, Size: b.Size}})
+		list = append(list, &layer{blob: types.BlobInfo{Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}})
 	}
 	p.expect(list, list)
 }
@@ -208,15 +196,14 @@ func (s *Service) asImage(a *artifact.Artifact) Image {
 }
 
 // artifacts lists the artifacts.
-func (s *Service) artifacts() (list []Image, err error) {
+func (s *Service) artifacts() (list []Image) {
 	if s.opts.Artifacts == nil {
-		return nil, nil
+		return nil
 	}
-	all, err := s.opts.Artifacts.List()
-	for i := range all {
-		list = append(list, s.asImage(&all[i]))
+	for _, a := range s.opts.Artifacts.List() {
+		list = append(list, s.asImage(&a))
 	}
-	return list, err
+	return list
 }
 
 // Mountable tells whether artifacts may be mounted.

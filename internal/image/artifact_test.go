@@ -160,7 +160,8 @@ func TestArtifactKinds(t *testing.T) {
 		{"config", registry.Artifact{ConfigType: "application/vnd.cncf.seccomp-profile.config.v1+json", Config: []byte("{}"),
 			Files: []registry.Blob{{MediaType: v1.MediaTypeImageLayer, Name: "p.json", Data: []byte("{}")}}}, true},
 		{"model", registry.Artifact{Type: "application/vnd.cncf.model.manifest.v1+json", ConfigType: "application/vnd.cncf.model.config.v1+json", Config: []byte(`{"descriptor":{}}`),
-			Files: []registry.Blob{{MediaType: "application/vnd.cncf.model.weight.v1.raw", Data: []byte("w"), Notes: map[string]string{"org.cncf.model.filepath": "deep/weights.bin"}}}}, true},
+			Files: []registry.Blob{{MediaType: "application/vnd.cncf.model.weight.v1.raw", Data: []byte("w"), Notes: map[string]string{"org.cncf.model.filepath": "deep/weights.bin"}},
+				{MediaType: "application/vnd.cncf.model.weight.config.v1.raw", Data: []byte("{\"c\":1}"), Notes: map[string]string{"org.cncf.model.filepath": "config.json"}}}}, true},
 		{"layers", registry.Artifact{ConfigType: v1.MediaTypeImageConfig, Config: []byte(`{"os":"linux"}`), Files: []registry.Blob{{MediaType: "text/plain", Data: []byte("x")}}}, true},
 	} {
 		if _, err := r.reg.AddArtifact(c.name, "v1", c.a); err != nil {
@@ -169,6 +170,13 @@ func TestArtifactKinds(t *testing.T) {
 		i := r.find(r.mustPull(r.addr + "/" + c.name + ":v1"))
 		if i.Artifact != c.artifact {
 			t.Errorf("%s: %+v", c.name, i)
+		}
+	}
+	for _, p := range r.Ended() { // what is called a configuration may be a file
+		for _, l := range p.Layers {
+			if l.State != Fetched || l.Done != l.Size {
+				t.Errorf("%s: %+v", p.Ref, l)
+			}
 		}
 	}
 	a, err := r.opts.Artifacts.FindName(r.addr + "/model:v1")
@@ -357,6 +365,11 @@ func TestArtifactPolicies(t *testing.T) {
 		if (pulled == nil) != (err == nil) {
 			t.Errorf("%s in %s: the pull says %v, the store %v", c.ref, c.namespace, pulled, err)
 		}
+	}
+	// A signature of the tag is not one of the digest, unless the policy says so.
+	refused(t, "by digest", r.Allow(t.Context(), ids[signed], signed+"@"+d, "exact"))
+	if err := r.Allow(t.Context(), ids[signed], signed+"@"+d, "gpg"); err != nil {
+		t.Error(err)
 	}
 	r.noTemp()
 }

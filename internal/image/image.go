@@ -209,8 +209,7 @@ func (s *Service) List(ctx context.Context) ([]Image, error) {
 		}
 		list = append(list, img)
 	}
-	others, err := s.artifacts()
-	return append(list, others...), err
+	return append(list, s.artifacts()...), nil
 }
 
 // forget drops what is known of images that are gone.

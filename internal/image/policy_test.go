@@ -195,11 +195,23 @@ func TestNamespacePolicies(t *testing.T) {
 	}
 	wants(t, r.Allow(t.Context(), ids[both], both, "../etc"), errs.KindInvalid, "namespace")
 
+	// A pull that is allowed to one is not shared with another one.
+	slow, _ := r.add("signed/slow", "v1", registry.Image{}, noise(100_000))
+	r.reg.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 10_000})
+	stalled := make(chan error, 1)
+	go func() { _, err := r.pullFor(slow+":v1", "lenient"); stalled <- err }()
+	eventually(t, "the first call pulls", func() bool { return len(r.Pulls()) == 1 })
+	_, err = r.pullFor(slow+":v1", "cosign")
+	refused(t, "a pull in flight", err)
+	r.Close()
+	if err := <-stalled; err == nil {
+		t.Error("the pull did not wait")
+	}
+
 	r.file("policies/broken.json", "{")
 	_, err = r.Prepare(r.opts.Rules)
 	wants(t, err, errs.KindPrecondition, "namespace broken", "signature_policy_dir")
-	_, err = r.pullFor(none+":v1", "broken")
-	wants(t, err, errs.KindPrecondition, "namespace broken")
+	wants(t, r.Allow(t.Context(), ids[none], none+":v1", "broken"), errs.KindPrecondition, "namespace broken")
 	if err := os.RemoveAll(r.opts.Rules.PolicyDir); err != nil {
 		t.Fatal(err)
 	}

@@ -93,10 +93,10 @@ func (p *Pull) note(e types.ProgressProperties) {
 	if n := len(p.samples); n == 0 || now.Sub(p.samples[n-1].at) >= sampleSpan {
 		p.samples = append(slices.DeleteFunc(p.samples, func(s sample) bool { return now.Sub(s.at) > rateSpan }), sample{now, p.moved})
 	}
-	if strings.Contains(e.Artifact.MediaType, "config") || strings.HasSuffix(e.Artifact.MediaType, "container.image.v1+json") {
+	i := slices.IndexFunc(p.layers, func(l LayerProgress) bool { return l.Digest == e.Artifact.Digest.String() })
+	if i < 0 && (strings.Contains(e.Artifact.MediaType, "config") || strings.HasSuffix(e.Artifact.MediaType, "container.image.v1+json")) {
 		return // some bytes that are no layer
 	}
-	i := slices.IndexFunc(p.layers, func(l LayerProgress) bool { return l.Digest == e.Artifact.Digest.String() })
 	if i < 0 { // an unusual image, which the library copies alone
 		p.layers = append(p.layers, LayerProgress{Digest: e.Artifact.Digest.String(), MediaType: e.Artifact.MediaType, Size: e.Artifact.Size, State: Waiting})
 		i = len(p.layers) - 1

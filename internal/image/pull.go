@@ -277,15 +277,17 @@ func (s *Service) copyImage(ctx context.Context, p *Pull, from source, policy *s
 	if err := s.fetchLayers(ctx, p, from, policy, sys); err != nil {
 		return "", err
 	}
-	if _, err := copy.Image(ctx, policy, dst, from.opened, &copy.Options{
-		SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
-		ProgressInterval: 1, Progress: p.events, // each read: else the end of a blob is not told
-	}); err != nil {
+	o := &copy.Options{SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,
+		ProgressInterval: 1, Progress: p.events} // each read: else the end of a blob is not told
+	if err := from.job.decrypt(o, from.name, from.manifest); err != nil {
+		return "", err
+	}
+	if _, err := copy.Image(ctx, policy, dst, from.opened, o); err != nil {
 		return "", err
 	}
 	if s.opts.Artifacts != nil {
 		if err := s.opts.Artifacts.Untag(from.name.String()); err != nil {
-			return "", err
+			s.opts.Log.Warn("an artifact keeps the name of an image", "name", from.name.String(), "err", err)
 		}
 	}
 	_, img, err := istorage.ResolveReference(dst)

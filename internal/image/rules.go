@@ -25,7 +25,8 @@ type Rules struct {
 	CertsDir                          string
 	ProgressTimeout                   time.Duration // without a byte; 0: none
 	Pinned                            []string
-	Artifacts                         bool // may be pulled and mounted
+	Artifacts                         bool   // may be pulled and mounted
+	KeysDir                           string // private keys of encrypted images
 }
 
 // Prepare checks what the rules name, and reads registries.conf again. commit puts
@@ -41,6 +42,9 @@ func (s *Service) Prepare(r Rules) (commit func(), err error) {
 		}
 	}
 	if err := checkAuthFile(r.AuthFile, "global_auth_file"); err != nil {
+		return nil, err
+	}
+	if _, err := r.keys(); err != nil {
 		return nil, err
 	}
 	// The library keeps what it has read by the names of the files; if they are broken

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/inspect"
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 )
 
@@ -44,9 +45,9 @@ func Command(name string) *cobra.Command {
 		}}
 	root.PersistentFlags().StringVarP(&c.socket, "socket", "s", DefaultSocket, "where the daemon listens")
 	root.AddCommand(c.podsCommand(), c.whyCommand(), c.pullsCommand(), c.infoCommand(), c.containersCommand(),
-		&cobra.Command{Use: "config", Aliases: []string{"c"}, Short: "show the configuration in force, as TOML", Args: cobra.NoArgs,
+		&cobra.Command{Use: "config", Aliases: []string{"c"}, Short: "show the configuration in force, as TOML", Args: manual.Words(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.copy(cmd, "/config") }},
-		&cobra.Command{Use: "goroutines", Aliases: []string{"g"}, Short: "show the stacks of the daemon's goroutines", Args: cobra.NoArgs,
+		&cobra.Command{Use: "goroutines", Aliases: []string{"g"}, Short: "show the stacks of the daemon's goroutines", Args: manual.Words(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.copy(cmd, "/debug/goroutines") }},
 		c.heapCommand())
 	return root
@@ -92,7 +93,7 @@ func (c *commands) copy(cmd *cobra.Command, path string) error {
 }
 
 func (c *commands) infoCommand() *cobra.Command {
-	return c.asJSON(&cobra.Command{Use: "info", Aliases: []string{"i"}, Short: "show the drivers and where images are stored", Args: cobra.NoArgs,
+	return c.asJSON(&cobra.Command{Use: "info", Aliases: []string{"i"}, Short: "show the drivers and where images are stored", Args: manual.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return show(cmd, c, "/info", func(w io.Writer, i inspect.Info) error {
 				fmt.Fprintf(w, "cgroup driver: %s\nstorage driver: %s\n%s: %s\n", i.CgroupDriver, i.StorageDriver, c.words.storage, i.StorageRoot)
@@ -115,7 +116,7 @@ func (c *commands) infoCommand() *cobra.Command {
 
 func (c *commands) containersCommand() *cobra.Command {
 	var id string
-	cmd := c.asJSON(&cobra.Command{Use: "containers", Aliases: []string{"container", "cs", "s"}, Short: "show one container, or a pod's infra container", Args: cobra.NoArgs,
+	cmd := c.asJSON(&cobra.Command{Use: "containers", Aliases: []string{"container", "cs", "s"}, Short: "show one container, or a pod's infra container", Args: manual.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if id == "" {
 				return errors.New("--id must say which container: an id, or the beginning of one")
@@ -148,7 +149,7 @@ func (c *commands) container(w io.Writer, i inspect.Container) error {
 
 func (c *commands) heapCommand() *cobra.Command {
 	var file string
-	cmd := &cobra.Command{Use: "heap", Aliases: []string{"hp"}, Short: "write a dump of the daemon's heap", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "heap", Aliases: []string{"hp"}, Short: "write a dump of the daemon's heap", Args: manual.Words(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			body, err := c.client().open(cmd.Context(), "/debug/heap")
 			if err != nil {

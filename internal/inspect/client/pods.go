@@ -9,12 +9,13 @@ import (
 
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/inspect"
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 )
 
 func (c *commands) podsCommand() *cobra.Command {
 	var problems bool
-	cmd := c.asJSON(&cobra.Command{Use: "pods", Aliases: []string{"p", "ps"}, Args: cobra.NoArgs,
+	cmd := c.asJSON(&cobra.Command{Use: "pods", Aliases: []string{"p", "ps"}, Args: manual.Words(0, 0),
 		Short: "show pods and containers: state, since when, the step they stand on, what they wait for",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return show(cmd, c, "/v1/pods", func(w io.Writer, all inspect.Pods) error { return podTable(w, all, problems) })
@@ -161,7 +162,7 @@ func exit(e *inspect.Exit) string {
 }
 
 func (c *commands) whyCommand() *cobra.Command {
-	return c.asJSON(&cobra.Command{Use: "why ID", Args: cobra.ExactArgs(1), ValidArgsFunction: c.ids,
+	return c.asJSON(&cobra.Command{Use: "why ID", Args: manual.Words(1, 1), ValidArgsFunction: c.ids,
 		Short: "show what was done to a pod, step by step, what went wrong, and what is owed",
 		Long: "Shows what was done to a pod and its containers since the daemon began: each step with how long\n" +
 			"it took and how it failed last, what goes on now and what that waits for, and what is owed.\n" +

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/inspect"
+	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 )
 
@@ -17,7 +18,7 @@ const watchTime = time.Second
 
 func (c *commands) pullsCommand() *cobra.Command {
 	var watch bool
-	cmd := c.asJSON(&cobra.Command{Use: "pulls", Args: cobra.NoArgs,
+	cmd := c.asJSON(&cobra.Command{Use: "pulls", Args: manual.Words(0, 0),
 		Short: "show images on their way: layers, bytes, rate, registry, time left; and how the last pulls ended",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !watch {

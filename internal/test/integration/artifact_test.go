@@ -2,15 +2,18 @@ package integration
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -183,4 +186,148 @@ func TestArtifactsOfOthers(t *testing.T) {
 	}
 	_, err = w.Images.RemoveImage(w.Ctx(), &cri.RemoveImageRequest{Image: spec(name)})
 	refused(t, "its removal", err, codes.FailedPrecondition, "only read")
+}
+
+// The daemon dies while an artifact comes, at any moment: the next one lists nothing in
+// part, has nothing of it, and pulls the same.
+func TestKilledDuringArtifactPull(t *testing.T) {
+	w := world.New(t, world.Options{})
+	a := registry.Artifact{Type: "application/x"}
+	for i := range 3 {
+		data := make([]byte, 2<<20)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(data)
+		a.Files = append(a.Files, registry.Blob{MediaType: "application/octet-stream", Name: fmt.Sprint("f", i), Data: data})
+	}
+	if _, err := w.Registry.AddArtifact("killed", "v1", a); err != nil {
+		t.Fatal(err)
+	}
+	name, root := w.Addr+"/killed:v1", filepath.Join(w.Dir, "root/artifacts")
+	w.Registry.SetFaults(registry.Faults{Stall: time.Hour, BlobsOver: 1000})
+	for i := range 6 {
+		done := make(chan error, 1)
+		go func() {
+			_, err := pullImage(w, name)
+			done <- err
+		}()
+		if i == 0 { // in the middle of the transfers
+			w.Eventually("the pull is in the middle", func() bool {
+				e, _ := filepath.Glob(filepath.Join(root, ".pull-*/*"))
+				return len(e) > 1
+			})
+		} else {
+			time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		}
+		w.Kill()
+		<-done
+		w.Registry.SetFaults(registry.Faults{})
+		w.Start()
+		for _, i := range images(t, w) {
+			if i.GetSize() < 6<<20 {
+				t.Errorf("an artifact is listed in part: %v", i)
+			}
+		}
+		w.Eventually("nothing is left of the pull", func() bool {
+			e, _ := filepath.Glob(filepath.Join(root, ".pull-*"))
+			blobs, _ := filepath.Glob(filepath.Join(root, "blobs/sha256/*"))
+			return len(e) == 0 && (len(blobs) == 0 || len(images(t, w)) == 1)
+		})
+		if _, err := pullImage(w, name); err != nil {
+			t.Fatal(err)
+		}
+		if l := images(t, w); len(l) != 1 || l[0].GetSize() < 6<<20 {
+			t.Fatalf("after the pull: %v", l)
+		}
+		if _, err := w.Images.RemoveImage(w.Ctx(), &cri.RemoveImageRequest{Image: spec(name)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The daemon dies around the making and the unmaking of a volume: nothing of it stays.
+func TestKilledDuringArtifactVolume(t *testing.T) {
+	w := world.New(t, world.Options{})
+	w.Pull()
+	id, err := pullImage(w, addModel(t, w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := w.Pod("killed", nil)
+	held := w.Holds()
+	config := w.CtrConfig("main", "sleep 1000")
+	config.Mounts = []*cri.Mount{{ContainerPath: "/model", Readonly: true, Image: spec(id)}}
+	for _, point := range []string{"before-up", "after-up", "before-down", "after-down"} {
+		w.Kill()
+		w.Start("MONOCRIO_CRASH=container.volumes." + point)
+		r, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: config, SandboxConfig: w.PodConfig("killed")})
+		if err == nil {
+			_, err = w.RemoveContainer(w.Ctx(), &cri.RemoveContainerRequest{ContainerId: r.GetContainerId()})
+		}
+		if status.Code(err) != codes.Unavailable {
+			t.Fatalf("%s: the daemon lives: %v", point, err)
+		}
+		w.WaitEnd()
+		w.Start()
+		w.Eventually(point+": nothing is left", func() bool { return strings.Join(w.Holds(), "\n") == strings.Join(held, "\n") })
+	}
+	if _, err := w.Images.RemoveImage(w.Ctx(), &cri.RemoveImageRequest{Image: spec(id)}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A profile that an annotation names is brought from the registry, once, and applies.
+func TestSeccompProfileFromArtifact(t *testing.T) {
+	w := world.New(t, world.Options{Extra: "[crio.runtime.runtimes.runc]\nallowed_annotations = [\"seccomp-profile.crio.io\"]\n"})
+	w.Pull()
+	for name, data := range map[string]string{
+		"strict": `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}`, "broken": "{",
+	} {
+		if _, err := w.Registry.AddArtifact("profiles/"+name, "v1", registry.Artifact{ConfigType: "application/vnd.cncf.seccomp-profile.config.v1+json", Config: []byte("{}"),
+			Files: []registry.Blob{{MediaType: "application/vnd.oci.image.layer.v1.tar", Name: name + ".json", Data: []byte(data)}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	annotate := func(ref string) func(*cri.PodSandboxConfig) {
+		return func(c *cri.PodSandboxConfig) { c.Annotations["seccomp-profile.crio.io"] = w.Addr + "/profiles/" + ref }
+	}
+	pod := w.Pod("profiled", annotate("strict:v1"))
+	script := "mkdir /tmp/x 2>/dev/null || echo refused; grep -c '^Seccomp:.*2' /proc/self/status"
+	for i := range 2 {
+		if i == 1 {
+			w.Registry.SetFaults(registry.Faults{Unavailable: true})
+		}
+		if out, _ := w.Output(pod, fmt.Sprint("ctr", i), script, nil); out != "refused\n1\n" {
+			t.Errorf("container %d: %q", i, out)
+		}
+	}
+	w.Registry.SetFaults(registry.Faults{})
+	for ref, code := range map[string]codes.Code{"broken:v1": codes.InvalidArgument, "absent:v1": codes.NotFound} {
+		pod := w.Pod(ref, annotate(ref))
+		_, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: w.CtrConfig("main", "true"), SandboxConfig: w.PodConfig("x")})
+		refused(t, ref, err, code, "seccomp-profile.crio.io", "profiles/"+ref)
+	}
+}
+
+// crio check finds a file of an artifact that rotted, and mends the store.
+func TestCheckArtifacts(t *testing.T) {
+	w := world.New(t, world.Options{})
+	name := addModel(t, w)
+	id, err := pullImage(w, name)
+	must(t, err)
+	_, _, before := w.Run("crio", "-c", w.Conf, "check")
+	rotten := filepath.Join(w.Dir, "root/artifacts/blobs/sha256", strings.TrimPrefix(registry.Digest([]byte("42")), "sha256:"))
+	must(t, os.WriteFile(rotten, []byte("43"), 0o644))
+	out, _, code := w.Run("crio", "-c", w.Conf, "check")
+	if code == 0 || !strings.Contains(out, "artifact "+id[:12]+" ("+name+")") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	if out, _, _ := w.Run("crio", "-c", w.Conf, "check", "-q"); strings.Contains(out, "artifact "+id[:12]) {
+		t.Errorf("a quick check reads everything: %s", out)
+	}
+	w.Run("crio", "-c", w.Conf, "check", "--repair")
+	if out, _, code := w.Run("crio", "-c", w.Conf, "check"); code != before || strings.Contains(out, "artifact "+id[:12]) {
+		t.Errorf("after the repair: code %d: %s", code, out)
+	}
+	if _, err := pullImage(w, name); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,16 +1,27 @@
 package integration
 
 import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containers/ocicrypt"
+	"github.com/containers/ocicrypt/config"
+	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -101,4 +112,51 @@ func TestAuthOfNamespaces(t *testing.T) {
 	}
 	_, err := pullFor(w, name, "default")
 	refused(t, "a second pull", err, codes.PermissionDenied, "credentials")
+}
+
+// An encrypted image is pulled as soon as its key is in the folder, and no more when
+// another folder is named.
+//
+// Options: crio.runtime.decryption_keys_path
+func TestDecryptionKeys(t *testing.T) {
+	w := world.New(t, world.Options{Late: true})
+	keys := filepath.Join(w.Dir, "keys")
+	base := w.ConfText()
+	setFile(t, w.Conf, base+fmt.Sprintf("[crio.runtime]\ndecryption_keys_path = %q\n", keys))
+	w.Start()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	must(t, err)
+	crypt, err := config.EncryptWithJwe([][]byte{pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})})
+	must(t, err)
+	files, err := registry.Busybox()
+	must(t, err)
+	_, err = w.Registry.Add("sealed", "v1", registry.Image{Layers: []map[string]registry.File{files}, Compress: registry.Gzip,
+		Seal: func(data []byte, d v1.Descriptor) ([]byte, map[string]string, error) {
+			r, end, err := ocicrypt.EncryptLayer(crypt.EncryptConfig, bytes.NewReader(data), d)
+			if err != nil {
+				return nil, nil, err
+			}
+			sealed, err := io.ReadAll(r)
+			notes, e := end()
+			return sealed, notes, errors.Join(err, e)
+		}})
+	must(t, err)
+	name := w.Addr + "/sealed:v1"
+	_, err = pullImage(w, name)
+	refused(t, "without the key", err, codes.PermissionDenied, "encrypted", keys)
+	must(t, os.Mkdir(keys, 0o700))
+	setFile(t, filepath.Join(keys, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	id, err := pullImage(w, name)
+	must(t, err)
+	pod := w.Pod("sealed", nil)
+	if out, _ := w.Output(pod, "main", "echo open", func(c *cri.ContainerConfig) { c.Image = spec(id); c.Command = []string{"/bin/sh", "-c", "echo open"} }); out != "open\n" {
+		t.Errorf("%q", out)
+	}
+	at := len(w.Log())
+	setFile(t, w.Conf, base+fmt.Sprintf("[crio.runtime]\ndecryption_keys_path = %q\n", filepath.Join(w.Dir, "none")))
+	logged(w, at, "configuration reloaded", "decryption_keys_path")
+	_, err = pullImage(w, name)
+	refused(t, "without the folder", err, codes.PermissionDenied, "encrypted")
 }

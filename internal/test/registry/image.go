@@ -56,6 +56,8 @@ type Image struct {
 	Docker, Index, Foreign bool
 	// Annotations are those of the manifest.
 	Annotations map[string]string
+	// Seal, if not nil, encrypts a layer; it returns annotations for it.
+	Seal func(data []byte, d v1.Descriptor) (sealed []byte, notes map[string]string, err error)
 }
 
 // Add makes an image and keeps it under a name and tag. It returns the digest that
@@ -78,7 +80,15 @@ func (r *Registry) Add(name, tag string, img Image) (string, error) {
 			mediaType = dockerLayer
 		}
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
-		layers = append(layers, v1.Descriptor{MediaType: mediaType, Digest: digest.Digest(r.AddBlob(data)), Size: int64(len(data))})
+		d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		if img.Seal != nil {
+			if data, d.Annotations, err = img.Seal(data, d); err != nil {
+				return "", err
+			}
+			d.MediaType, d.Size = mediaType+"+encrypted", int64(len(data))
+		}
+		d.Digest = digest.Digest(r.AddBlob(data))
+		layers = append(layers, d)
 	}
 	configData, err := json.Marshal(config)
 	if err != nil {

@@ -136,6 +136,7 @@ var fences = []struct {
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
 	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/trust", "applets"}},
 	{"github.com/docker/distribution", []string{"internal/image"}},
+	{"github.com/containers/ocicrypt", []string{"internal/image"}},
 	{"github.com/opencontainers/runc", []string{"internal/oci/libct", "applets/early/initstage", "."}},
 	{"github.com/opencontainers/cgroups", []string{"internal/linux/cgroup", "internal/oci/libct"}},
 	{"github.com/containernetworking", []string{"internal/cni/...", "applets/cni"}},
