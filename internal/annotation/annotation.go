@@ -58,6 +58,11 @@ type Known struct {
 	Inert bool
 }
 
+// Performance are those that give a container its processors undisturbed.
+func Performance() []string {
+	return []string{CPULoad, CPUQuota, IRQLoad, CPUCStates, CPUGovernor, CPUShared}
+}
+
 // internalPrefix begins the names under which the engine notes in config.json what it
 // did; nobody else may write such notes.
 const internalPrefix = "io.kubernetes.cri-o."
@@ -81,18 +86,18 @@ func Table() []Known {
 		{Name: PodOverhead, Old: old("PodLinuxOverhead"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's overhead as JSON"},
 		{Name: PodResources, Old: old("PodLinuxResources"), Engine: true, Effect: "noted by the daemon for virtual machines: the pod's resources as JSON"},
 		{Name: "spoofed.crio.io", Old: old("Spoofed"), Engine: true, Effect: "noted by the daemon"},
-		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone", Inert: true},
-		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors", Inert: true},
-		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors", Inert: true},
-		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N", Inert: true},
-		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors", Inert: true},
+		{Name: CPULoad, Scoped: true, Effect: "disable: the scheduler leaves the container's processors alone"},
+		{Name: CPUQuota, Scoped: true, Effect: "disable: no CFS quota on pinned processors"},
+		{Name: IRQLoad, Scoped: true, Effect: "disable or housekeeping: interrupts stay off the container's processors"},
+		{Name: CPUCStates, Scoped: true, Effect: "enable, disable or max_latency:N"},
+		{Name: CPUGovernor, Scoped: true, Effect: "frequency governor of the container's processors"},
 		{Name: CPUShared, Scoped: true, Effect: "enable: the processors of shared_cpuset too"},
 		{Name: SkipGOMAXPROCS, Scoped: true, Effect: "true: no GOMAXPROCS is injected"},
 		{Name: TraceSyscall, Effect: "for an OCI hook that records system calls"},
-		{Name: "io.kubernetes.cri.rdt-class", Effect: "RDT class of a container", Inert: true},
-		{Name: "rdt.resources.beta.kubernetes.io/", Prefix: true, Effect: "RDT class of the pod or a container", Inert: true},
-		{Name: "io.kubernetes.cri.blockio-class", Effect: "block I/O class of a container", Inert: true},
-		{Name: "blockio.resources.beta.kubernetes.io/", Prefix: true, Effect: "block I/O class of the pod or a container", Inert: true},
+		{Name: "io.kubernetes.cri.rdt-class", Effect: "RDT class of a container"},
+		{Name: "rdt.resources.beta.kubernetes.io/", Prefix: true, Effect: "RDT class of the pod or a container"},
+		{Name: "io.kubernetes.cri.blockio-class", Effect: "block I/O class of a container"},
+		{Name: "blockio.resources.beta.kubernetes.io/", Prefix: true, Effect: "block I/O class of the pod or a container"},
 		{Name: StopSignal, Effect: "signal that asks the container to end"},
 		{Name: "bundle", Effect: "passed to the OCI runtime"},
 		{Name: "org.systemd.property.", Prefix: true, Effect: "property of the container's systemd unit, by the OCI runtime"},

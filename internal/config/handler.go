@@ -21,6 +21,10 @@ func (r *Runtime) Effective(name string) (h Handler, kind string) {
 	return h, kind
 }
 
+// highPerformance in a handler's name allows the annotations for processors: the way of
+// old configurations.
+const highPerformance = "high-performance"
+
 // Allowed are the annotations that may act on a pod of a handler with these annotations:
 // those of the handler and of the workloads that the pod activates.
 func (r *Runtime) Allowed(handler string, pod map[string]string) annotation.Allowed {
@@ -29,6 +33,9 @@ func (r *Runtime) Allowed(handler string, pod map[string]string) annotation.Allo
 		list = annotation.Allowed{annotation.Devices} // bounded by allowed_devices
 	}
 	list = append(annotation.Allowed{}, list...)
+	if strings.Contains(handler, highPerformance) {
+		list = append(list, annotation.Performance()...)
+	}
 	for _, name := range r.Activated(pod) {
 		list = append(list, r.Workloads[name].AllowedAnnotations...)
 	}

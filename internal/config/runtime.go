@@ -27,11 +27,11 @@ type Runtime struct {
 	SeccompProfile      string   `toml:"seccomp_profile" flag:"seccomp-profile" live:"yes" is:"path?" doc:"file with the default seccomp profile; empty or absent: the built-in one"`
 	PrivilegedSeccomp   string   `toml:"privileged_seccomp_profile" flag:"privileged-seccomp-profile" live:"yes" is:"path?" doc:"file with the seccomp profile of privileged containers; empty: none"`
 	AppArmorProfile     string   `toml:"apparmor_profile" flag:"apparmor-profile" live:"yes" doc:"name of the default AppArmor profile; crio-default is loaded by the daemon"`
-	BlockIOConfigFile   string   `toml:"blockio_config_file" flag:"blockio-config-file" env:"-" is:"path?" doc:"file with classes of block I/O" inert:"not built in yet"`
-	BlockIOReload       bool     `toml:"blockio_reload" flag:"blockio-reload" env:"-" doc:"look for block devices again for each container" inert:"not built in yet"`
-	IRQBalanceConfig    string   `toml:"irqbalance_config_file" flag:"irqbalance-config-file" env:"-" doc:"configuration of irqbalance, in which isolated CPUs are banned" inert:"not built in yet"`
-	IRQBalanceRestore   string   `toml:"irqbalance_config_restore_file" flag:"irqbalance-config-restore-file" env:"-" doc:"where the CPUs that were banned before are kept; disable: they are not restored" inert:"not built in yet"`
-	RDTConfigFile       string   `toml:"rdt_config_file" flag:"rdt-config-file" env:"-" is:"path?" doc:"file with classes of cache and memory bandwidth (resctrl)" inert:"not built in yet"`
+	BlockIOConfigFile   string   `toml:"blockio_config_file" flag:"blockio-config-file" env:"-" is:"path?" doc:"file with classes of block I/O" live:"yes"`
+	BlockIOReload       bool     `toml:"blockio_reload" flag:"blockio-reload" env:"-" doc:"look for block devices again for each container" live:"yes"`
+	IRQBalanceConfig    string   `toml:"irqbalance_config_file" flag:"irqbalance-config-file" env:"-" doc:"configuration of irqbalance, in which isolated CPUs are banned"`
+	IRQBalanceRestore   string   `toml:"irqbalance_config_restore_file" flag:"irqbalance-config-restore-file" env:"-" doc:"where the CPUs that were banned before are kept; disable: they are not restored"`
+	RDTConfigFile       string   `toml:"rdt_config_file" flag:"rdt-config-file" env:"-" is:"path?" doc:"file with classes of cache and memory bandwidth (resctrl)" live:"yes"`
 	CgroupManager       string   `toml:"cgroup_manager" flag:"cgroup-manager" is:"? systemd cgroupfs" doc:"who makes cgroups; empty: systemd where it runs"`
 	DefaultMountsFile   string   `toml:"default_mounts_file" flag:"default-mounts-file" live:"yes" is:"path?" doc:"file with mounts for every container, containers-mounts.conf(5)"`
 	ContainerExitsDir   string   `toml:"container_exits_dir" flag:"container-exits-dir" is:"path?" doc:"where monitors leave exit codes; empty: exits in run_dir"`
@@ -74,7 +74,7 @@ type Handler struct {
 	ConfigPath           string            `toml:"runtime_config_path" is:"path?" doc:"configuration file that the shim is told to read (vm only)"`
 	InheritDefault       bool              `toml:"inherit_default_runtime" doc:"take path, root, type and configuration file from the default handler"`
 	PrivilegedNoHost     bool              `toml:"privileged_without_host_devices" doc:"privileged containers get no host devices"`
-	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler"`
+	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler; those for undisturbed processors may anyway if its name contains high-performance"`
 	DefaultAnnotations   map[string]string `toml:"default_annotations" doc:"annotations that containers of this handler get if their pod does not say otherwise"`
 	MonitorPath          string            `toml:"monitor_path" is:"path?" doc:"monitor executable; empty: our own"`
 	MonitorCgroup        string            `toml:"monitor_cgroup" doc:"where monitors live: pod for a cgroup in their pod's, the name of a slice (systemd), or the path of a cgroup; empty: with the daemon"`

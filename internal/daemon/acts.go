@@ -191,6 +191,9 @@ func (m *specMaker) container(in *spec.Input, r *pod.SpecRequest) (err error) {
 		}
 		in.CPU = append(in.CPU, spec.CPU{Shares: int64(cpu.CPUShares), Quota: cpu.CPUQuota, Period: int64(cpu.CPUPeriod), Cpuset: cpu.CPUSet, Limit: cpu.CPULimit})
 	}
+	if err := facts.CheckCPUs(r.Config.GetLinux().GetResources().GetCpusetCpus()); err != nil {
+		return err
+	}
 	if err := m.askedDevices(in, name); err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -237,43 +236,4 @@ func (h handlers) Handler(name string) (*process.Handler, error) {
 		names = append(names, n)
 	}
 	return nil, errs.Errorf(errs.KindNotFound, "there is no runtime handler %q; the handlers are %s", name, strings.Join(names, ", "))
-}
-
-// links makes the names under which the executable runs as another applet: a
-// monitor and a runtime must be called by a name that is theirs.
-func links(dir string, names ...string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for _, n := range names {
-		path := filepath.Join(dir, n)
-		if old, err := os.Readlink(path); err == nil && old == self {
-			continue
-		}
-		tmp := path + ".new"
-		if err := os.RemoveAll(tmp); err != nil {
-			return err
-		}
-		if err := os.Symlink(self, tmp); err != nil {
-			return err
-		}
-		if err := os.Rename(tmp, path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sysctlMap reads NAME=VALUE pairs, which were checked before.
-func sysctlMap(list []string) map[string]string {
-	m := map[string]string{}
-	for _, e := range list {
-		k, v, _ := strings.Cut(e, "=")
-		m[k] = v
-	}
-	return m
 }

@@ -10,9 +10,11 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/linux/lsm"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/qos"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -23,6 +25,7 @@ type generation struct {
 	conf     *config.Config
 	handlers handlers
 	specs    *specMaker
+	classes  *qos.Classes
 }
 
 // newGeneration checks and builds; nothing is in force yet.
@@ -40,14 +43,22 @@ func (p *parts) newGeneration(c *config.Config) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	sm.ids = p.ids // what is taken stays so
+	sm.ids, sm.tuner = p.ids, p.tuner // what is taken stays so
+	for _, list := range []map[string]*process.Handler{hs.byName, hs.platforms} {
+		for _, h := range list {
+			h.Runtime = perf.Runtime{Runtime: h.Runtime, Tuner: p.tuner}
+		}
+	}
 	if c.Runtime.SELinux && lsm.SELinuxEnabled() {
 		sm.labels = p.labels
 	}
 	if p.artifacts != nil {
 		sm.artifacts = p.artifacts
 	}
-	return &generation{conf: c, handlers: hs, specs: sm}, nil
+	if sm.classes, err = qos.Read(c.Runtime.BlockIOConfigFile, c.Runtime.BlockIOReload, c.Runtime.RDTConfigFile); err != nil {
+		return nil, err
+	}
+	return &generation{conf: c, handlers: hs, specs: sm, classes: sm.classes}, nil
 }
 
 // current is the generation in force. It stands where package pod wants handlers and
@@ -91,6 +102,19 @@ func (c *current) Limits(list ...*api.LinuxContainerResources) *specs.LinuxResou
 func (c *current) InjectCDI(s *specs.Spec, names []string) error {
 	return c.Load().specs.cdi.Inject(s, names)
 }
+
+// blockIO and rdt are classes that NRI plugins name.
+func (c *current) blockIO(class string) (*specs.LinuxBlockIO, error) {
+	io, _, err := c.Load().classes.BlockIO.Class(class)
+	return io, err
+}
+
+func (c *current) rdt(class string) (*specs.LinuxIntelRdt, error) {
+	return c.Load().classes.RDT.Class(class, false, false)
+}
+
+// rdtGroups is the file that lists which RDT groups are ours.
+func rdtGroups(c *config.Config) string { return filepath.Join(c.Crio.RunDir, "rdt.json") }
 
 func (c *current) handlerList() []*api.RuntimeHandler { return c.Load().handlers.list() }
 

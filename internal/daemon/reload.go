@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -129,7 +130,7 @@ func (r *reloader) reload(told bool) {
 	r.files = files
 	next, warnings, err := r.from.Load()
 	if err != nil {
-		r.p.metrics.Reload("refused")
+		r.p.observers.Metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err)
 		return
 	}
@@ -150,11 +151,11 @@ func (r *reloader) reload(told bool) {
 		l.Warn(w)
 	}
 	if err := r.apply(old, merged); err != nil {
-		r.p.metrics.Reload("refused")
+		r.p.observers.Metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err, "changed", strings.Join(changed, " "))
 		return
 	}
-	r.p.metrics.Reload("applied")
+	r.p.observers.Metrics.Reload("applied")
 	r.seen, r.told = seen, restart
 	tell(l, "configuration reloaded", changed, restart)
 }
@@ -189,6 +190,9 @@ func (r *reloader) apply(old *generation, c *config.Config) error {
 	commit, err := r.p.images.Prepare(imageRules(c))
 	if err != nil {
 		return err
+	}
+	if err := g.classes.Apply(rdtGroups(c), r.p.log); err != nil {
+		return errors.Join(err, old.classes.Apply(rdtGroups(c), r.p.log))
 	}
 	r.p.now.Store(g)
 	commit()

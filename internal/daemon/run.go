@@ -51,6 +51,9 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 		return errors.Join(err, p.close())
 	}
 	p.recoverNotifier()
+	if err := p.tuner.Recover(); err != nil {
+		log.Warn("irqbalance may keep interrupts off processors that no container has", "err", err)
+	}
 	if crashed && c.Crio.InternalRepair {
 		go p.lookAfterCrash()
 	}

@@ -24,9 +24,11 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/linux/device"
 	"github.com/monocrio/monocrio/internal/oci"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/files"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/qos"
 	"github.com/monocrio/monocrio/internal/secrets"
 	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -49,6 +51,8 @@ type specMaker struct {
 	hooks   *hooks.Folders
 	ids     *idrange.Pool
 	labels  *selinux.Labeler // nil: SELinux is off
+	tuner   *perf.Tuner
+	classes *qos.Classes
 	// artifacts is nil where none are kept.
 	artifacts Artifacts
 	nodeIDs   idrange.Map       // uid_mappings and gid_mappings
@@ -103,7 +107,12 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 }
 
 // Check implements pod.Specs.
-func (*specMaker) Check(r *cri.LinuxContainerResources) error { return spec.CheckResources(r) }
+func (*specMaker) Check(r *cri.LinuxContainerResources) error {
+	if err := spec.CheckResources(r); err != nil {
+		return err
+	}
+	return facts.CheckCPUs(r.GetCpusetCpus())
+}
 
 // Limits implements pod.Specs.
 func (m *specMaker) Limits(list ...*cri.LinuxContainerResources) *specs.LinuxResources {
@@ -162,8 +171,15 @@ func (m *specMaker) Container(ctx context.Context, r pod.SpecRequest) (*specs.Sp
 	if err := facts.CheckAppArmor(res.Spec.Process.ApparmorProfile); err != nil {
 		return nil, nil, err
 	}
-	for _, n := range append(res.Notes, oci.FitToHost(res.Spec)...) {
+	notes, err := m.classes.Assign(in.Acting(), r.Config.GetMetadata().GetName(), res.Spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range slices.Concat(res.Notes, notes, oci.FitToHost(res.Spec)) {
 		m.log.Warn("a part of the request has no effect on this node", "ctr", r.ID, "why", n)
+	}
+	if err := m.tuner.Prepare(r.ID, in.Acting(), r.Config.GetMetadata().GetName(), m.conf.SharedCPUSet, res.Spec); err != nil {
+		return nil, nil, err
 	}
 	m.relabel(&in, ctrDir(&r))
 	m.hooks.Inject(res.Spec, hooks.Facts{Annotations: res.Spec.Annotations, Command: res.Spec.Process.Args[0], BindMounts: len(r.Config.GetMounts()) > 0})

@@ -30,7 +30,7 @@ func (p *parts) inside(v *state.ContainerView) stats.Group {
 // onEvent tells the kubelet of a change, and those who hold something of a pod that it
 // stops. It must not block.
 func (p *parts) onEvent(e pod.Event) {
-	p.countEnd(e)
+	p.observers.End(e)
 	p.events.Publish(e)
 	if e.Container == "" && e.Type != api.ContainerEventType_CONTAINER_STARTED_EVENT && p.stats != nil {
 		p.stats.PodStopped(e.Pod)

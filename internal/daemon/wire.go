@@ -17,6 +17,8 @@ import (
 	"github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/facts"
+	"github.com/monocrio/monocrio/internal/daemon/observe"
 	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
@@ -26,6 +28,7 @@ import (
 	"github.com/monocrio/monocrio/internal/linux/lsm"
 	"github.com/monocrio/monocrio/internal/notifier"
 	"github.com/monocrio/monocrio/internal/nri"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/puller"
@@ -33,10 +36,7 @@ import (
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
-	"github.com/monocrio/monocrio/internal/telemetry/metric"
-	"github.com/monocrio/monocrio/internal/telemetry/trace"
 	"github.com/monocrio/monocrio/internal/version"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,6 +48,7 @@ type parts struct {
 	driver    cgroup.Driver
 	ids       *idrange.Pool
 	labels    *selinux.Labeler
+	tuner     *perf.Tuner
 	store     *storage.Store
 	images    *image.Service
 	artifacts *artifact.Store
@@ -59,9 +60,7 @@ type parts struct {
 	streams   *stream.Server
 	stats     *stats.Collector
 	deps      cri.Deps
-	metrics   *metric.Metrics // nil: off
-	ends      ends
-	tracer    *trace.Tracer // nil: off
+	observers observe.Observers
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -75,14 +74,11 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.driver, err = cgroupDriver(c); err != nil {
 		return p, err
 	}
-	if p.metrics, err = newMetrics(p); err != nil {
-		return p, err
-	}
-	if p.tracer, err = newTracer(p); err != nil {
+	if err = newObservers(p); err != nil {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
-	if err := links(bin, "conmon", "runc", "pause", "shimrun"); err != nil {
+	if err := facts.Links(bin, "conmon", "runc", "pause", "shimrun"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
 	}
 	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
@@ -93,17 +89,20 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	p.artifacts = roots.Artifacts(c, func(ctx context.Context, ref string) (string, error) { return p.images.Bring(ctx, ref) }, log)
-	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
+	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.observers.Pull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
-	p.ids, p.labels = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}
+	p.ids, p.labels, p.tuner = idPool(&c.Runtime), &selinux.Labeler{Kernel: lsm.SELinux{}}, newTuner(p)
 	g, err := p.newGeneration(c)
+	if err == nil {
+		err = g.classes.Apply(rdtGroups(c), log)
+	}
 	if err != nil {
 		return p, err
 	}
 	p.now.Store(g)
-	if p.plugins, err = newPlugins(c, p.now.InjectCDI, log); err != nil {
+	if p.plugins, err = newPlugins(c, &p.now, log); err != nil {
 		return p, err
 	}
 	if p.refused, err = newNotifier(p); err != nil {
@@ -112,6 +111,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p); err != nil {
 		return p, err
 	}
+	p.observers.Pods = p.pods
 	p.streams = stream.New(streamOptions(c, p.pods, log))
 	p.stats = newStats(p)
 	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
@@ -119,7 +119,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: p.now.handlerList,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
-		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Begin: p.beginCall, Log: log}
+		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Begin: p.observers.Call, Log: log}
 	return p, nil
 }
 
@@ -189,18 +189,31 @@ func newPods(p *parts) (*pod.Manager, error) {
 			Journald:   c.Runtime.LogToJournald,
 			LogSizeMax: c.Runtime.LogSizeMax, Places: places{p.driver}, NoPivot: c.Runtime.NoPivot, SystemdCgroup: p.driver == cgroup.Systemd},
 		MakeTime: time.Duration(c.Runtime.CreateTimeout),
-		Sysctls:  sysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
+		Sysctls:  facts.SysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: roots.Roots{Store: p.store, Artifacts: p.artifacts}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
-		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
+		Observer: p.observers.Step(), OnStall: func(stage string) { p.observers.Metrics.Stalled(stage) },
 	})
 }
 
 // newNotifier listens to seccomp filters. It ends containers only while pods are served.
 func newNotifier(p *parts) (*notifier.Notifier, error) {
-	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.metrics.SeccompNotified,
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.observers.Metrics.SeccompNotified,
 		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
 		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
+}
+
+// newTuner changes the node for containers with undisturbed processors.
+func newTuner(p *parts) *perf.Tuner {
+	return perf.New(perf.Options{Bundles: filepath.Join(p.conf.Crio.RunDir, "containers"), Unified: cgroup.Unified(),
+		IRQBalance: p.conf.Runtime.IRQBalanceConfig, Restore: p.conf.Runtime.IRQBalanceRestore, Reread: perf.RestartIRQBalance, Log: p.log,
+		Cgroup: func(controller, cgroupsPath string) (string, error) {
+			path, err := cgroup.Path(p.driver, cgroupsPath)
+			if err != nil {
+				return "", err
+			}
+			return cgroup.DirFor(controller, path), nil
+		}})
 }
 
 // recoverNotifier tells it which containers run already.
@@ -214,7 +227,14 @@ func (p *parts) recoverNotifier() {
 	p.refused.Recover(running)
 }
 
-func seccompSocket(c *config.Config) string { return filepath.Join(c.Crio.RunDir, "seccomp.sock") }
+// seccompSocket is where listeners are sent; "" if such a path cannot be a socket's.
+func seccompSocket(c *config.Config) string {
+	path := filepath.Join(c.Crio.RunDir, "seccomp.sock")
+	if len(path) > 107 { // unix(7)
+		return ""
+	}
+	return path
+}
 
 // criuConfig writes criu's configuration where checkpoints are on; "" where not.
 func criuConfig(c *config.Config) (path string, err error) {
@@ -238,14 +258,14 @@ func monitorEnv(env []string) []string {
 
 // newPlugins sets up the node resource interface, or what stands for it when it is
 // off.
-func newPlugins(c *config.Config, cdi func(*specs.Spec, []string) error, log *slog.Logger) (*nri.Plugins, error) {
+func newPlugins(c *config.Config, now *current, log *slog.Logger) (*nri.Plugins, error) {
 	n := c.NRI
 	if !n.Enable {
 		return nri.None(), nil
 	}
 	o := nri.Options{Socket: n.Listen, PluginDir: n.PluginDir, ConfigDir: n.PluginConfigDir, NoConnections: n.DisableConnections,
 		Registration: time.Duration(n.RegistrationTimeout), Request: time.Duration(n.RequestTimeout),
-		Version: version.Version, InjectCDI: cdi, Log: log}
+		Version: version.Version, InjectCDI: now.InjectCDI, BlockIO: now.blockIO, RDT: now.rdt, Log: log}
 	if v := c.Validator; v.Enable {
 		o.Rules = &nri.Rules{Enable: true, RejectOCIHookAdjustment: v.RejectHooks, RejectRuntimeDefaultSeccompAdjustment: v.RejectSeccompDefault,
 			RejectUnconfinedSeccompAdjustment: v.RejectSeccompNone, RejectCustomSeccompAdjustment: v.RejectSeccompCustom,
@@ -281,7 +301,7 @@ func (p *parts) close() (err error) {
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())
 	}
-	p.tracer.Close()
+	p.observers.Tracer.Close()
 	return err
 }
 

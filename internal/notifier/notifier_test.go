@@ -134,3 +134,17 @@ func TestLoud(t *testing.T) {
 		t.Errorf("%d of 100000 calls are logged", n)
 	}
 }
+
+func TestNobodyListens(t *testing.T) {
+	n, err := Listen(Options{Bundle: func(string) string { return t.TempDir() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Recover([]string{"a"})
+	if reason, _ := n.Why("a"); reason != "" {
+		t.Errorf("%q", reason)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}

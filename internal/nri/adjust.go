@@ -11,20 +11,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// adjust changes a specification as plugins agreed. Classes of block I/O and RDT
-// need configuration that this node has none of: they are refused, not ignored.
-func adjust(s *specs.Spec, a *adaptation.ContainerAdjustment, cdi func(*specs.Spec, []string) error) error {
+// adjust changes a specification as plugins agreed.
+func adjust(s *specs.Spec, a *adaptation.ContainerAdjustment, o *Options) error {
 	if a == nil {
 		return nil
 	}
-	g := generate.SpecGenerator(&generator{s},
-		generate.WithCDIDeviceInjector(cdi),
-		generate.WithBlockIOResolver(func(class string) (*specs.LinuxBlockIO, error) {
-			return nil, fmt.Errorf("there is no block I/O class %q on this node", class)
-		}),
-		generate.WithRdtResolver(func(class string) (*specs.LinuxIntelRdt, error) {
-			return nil, fmt.Errorf("there is no RDT class %q on this node", class)
-		}),
+	g := generate.SpecGenerator(&generator{s}, generate.WithCDIDeviceInjector(o.InjectCDI),
+		generate.WithBlockIOResolver(o.BlockIO), generate.WithRdtResolver(o.RDT),
 		generate.WithResourceChecker(func(r *specs.LinuxResources) error {
 			if r != nil && r.Memory != nil && !cgroup.Available().Swap {
 				r.Memory.Swap = nil // a limit of memory alone: the kernel does not account for swap

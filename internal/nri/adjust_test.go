@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -57,14 +58,16 @@ func TestAdjust(t *testing.T) {
 		"namespace": {func(a *api.ContainerAdjustment) {
 			a.AddOrReplaceNamespace(&api.LinuxNamespace{Type: "ipc", Path: "/ipc"})
 		}, []string{`"type":"ipc","path":"/ipc"`}, nil},
-		"CDI":     {func(a *api.ContainerAdjustment) { a.AddCDIDevice(&api.CDIDevice{Name: "v.com/c=d"}) }, []string{`"v.com/c=d":"injected"`}, nil},
-		"nothing": {func(*api.ContainerAdjustment) {}, []string{`"A=b"`, `"/gone"`, `"/dev/old"`}, nil},
+		"CDI":       {func(a *api.ContainerAdjustment) { a.AddCDIDevice(&api.CDIDevice{Name: "v.com/c=d"}) }, []string{`"v.com/c=d":"injected"`}, nil},
+		"block I/O": {func(a *api.ContainerAdjustment) { a.SetLinuxBlockIOClass("slow") }, []string{`"blockIO":{"weight":10}`}, nil},
+		"RDT":       {func(a *api.ContainerAdjustment) { a.SetLinuxRDTClass("some") }, []string{`"closID":"some"`}, nil},
+		"nothing":   {func(*api.ContainerAdjustment) {}, []string{`"A=b"`, `"/gone"`, `"/dev/old"`}, nil},
 	} {
 		s := &specs.Spec{Process: &specs.Process{Args: []string{"sh"}, Env: []string{"A=b"}}, Annotations: map[string]string{"old": "x"},
 			Mounts: []specs.Mount{{Destination: "/gone"}}, Linux: &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/old"}}}}
 		a := &api.ContainerAdjustment{}
 		c.change(a)
-		if err := adjust(s, a, func(s *specs.Spec, names []string) error { s.Annotations[names[0]] = "injected"; return nil }); err != nil {
+		if err := adjust(s, a, known()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		data, err := json.Marshal(s)
@@ -82,9 +85,26 @@ func TestAdjust(t *testing.T) {
 			}
 		}
 	}
-	if err := adjust(&specs.Spec{}, nil, nil); err != nil {
+	if err := adjust(&specs.Spec{}, nil, &Options{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// known are options of a node with the classes slow and some.
+func known() *Options {
+	return &Options{InjectCDI: func(s *specs.Spec, names []string) error { s.Annotations[names[0]] = "injected"; return nil },
+		BlockIO: func(class string) (*specs.LinuxBlockIO, error) {
+			if class != "slow" {
+				return nil, fmt.Errorf("no class %s", class)
+			}
+			return &specs.LinuxBlockIO{Weight: new(uint16(10))}, nil
+		},
+		RDT: func(class string) (*specs.LinuxIntelRdt, error) {
+			if class != "some" {
+				return nil, fmt.Errorf("no class %s", class)
+			}
+			return &specs.LinuxIntelRdt{ClosID: class}, nil
+		}}
 }
 
 func TestAdjustRefuses(t *testing.T) {
@@ -95,7 +115,7 @@ func TestAdjustRefuses(t *testing.T) {
 	} {
 		a := &api.ContainerAdjustment{}
 		change(a)
-		if err := adjust(&specs.Spec{}, a, nil); err == nil || !strings.Contains(err.Error(), "gold") {
+		if err := adjust(&specs.Spec{}, a, known()); err == nil || !strings.Contains(err.Error(), "gold") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

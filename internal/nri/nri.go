@@ -41,7 +41,10 @@ type Options struct {
 	Rules   *Rules // nil: none
 	// InjectCDI adds CDI devices that a plugin asks for.
 	InjectCDI func(*specs.Spec, []string) error
-	Log       *slog.Logger
+	// BlockIO and RDT find classes that a plugin names.
+	BlockIO func(class string) (*specs.LinuxBlockIO, error)
+	RDT     func(class string) (*specs.LinuxIntelRdt, error)
+	Log     *slog.Logger
 }
 
 // Rules are what the library's default validator checks.
@@ -201,7 +204,7 @@ func (p *Plugins) Create(ctx context.Context, v *state.PodView, c *state.Contain
 		return refused(err)
 	}
 	dropEnv(s, req.GetContainer().GetEnv())
-	if err := adjust(s, resp.GetAdjust(), p.o.InjectCDI); err != nil {
+	if err := adjust(s, resp.GetAdjust(), &p.o); err != nil {
 		return errs.Errorf(errs.KindPrecondition, "cannot do what NRI plugins want of the container: %w", err)
 	}
 	_, err = p.apply(ctx, resp.GetUpdate(), resp.GetEvict())

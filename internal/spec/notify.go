@@ -35,8 +35,11 @@ const unheard = "write"
 // if an annotation wants it.
 func (b *builder) notify() error {
 	v, ok := b.acts.Get(annotation.SeccompNotify, b.name)
-	if !ok || b.in.Node.SeccompListener == "" {
+	if !ok {
 		return nil
+	}
+	if b.in.Node.SeccompListener == "" {
+		return errs.Precondition("annotation %s: nobody can listen on this node: the path of run_dir is too long for a socket", annotation.SeccompNotify)
 	}
 	if v != "" && v != "log" && v != "stop" {
 		return errs.Invalid("annotation %s = %q: allowed are log, which only tells of refused calls, and stop, which ends the container after them", annotation.SeccompNotify, v)

@@ -3,6 +3,7 @@ package spec
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/monocrio/monocrio/internal/annotation"
@@ -70,5 +71,21 @@ func TestNotifierOfOwnProfile(t *testing.T) {
 	}
 	if !slices.Equal(r.Kills, []string{"epoll_pwait2", AllCalls}) || r.Errnos["swapon"] != 95 || r.Stop {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestNotifierRefusals(t *testing.T) {
+	for name, c := range map[string]struct{ value, listener, profile, says string }{
+		"unknown word":      {"Stop", "/s", `{"defaultAction":"SCMP_ACT_ALLOW"}`, "stop"},
+		"nobody listens":    {"stop", "", `{"defaultAction":"SCMP_ACT_ALLOW"}`, "run_dir"},
+		"a listener of own": {"stop", "/s", `{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/own"}`, "/own"},
+	} {
+		in := input()
+		in.Node.SeccompListener, in.Localhost = c.listener, []byte(c.profile)
+		in.Allowed, in.Pod.Annotations = annotation.Allowed{annotation.SeccompNotify}, map[string]string{annotation.SeccompNotify: c.value}
+		security(&in).Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "/p"}
+		if _, err := Build(in); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -225,4 +226,66 @@ func ReadProfile(key, path string, log *slog.Logger) ([]byte, error) {
 		return nil, errs.Invalid("[crio.runtime] %s: %w", key, err)
 	}
 	return data, nil
+}
+
+// Links makes the names under which the executable runs as another applet: a
+// monitor and a runtime must be called by a name that is theirs.
+func Links(dir string, names ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n)
+		if old, err := os.Readlink(path); err == nil && old == self {
+			continue
+		}
+		tmp := path + ".new"
+		if err := os.RemoveAll(tmp); err != nil {
+			return err
+		}
+		if err := os.Symlink(self, tmp); err != nil {
+			return err
+		}
+		if err := os.Rename(tmp, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SysctlMap reads NAME=VALUE pairs, which were checked before.
+func SysctlMap(list []string) map[string]string {
+	m := map[string]string{}
+	for _, e := range list {
+		k, v, _ := strings.Cut(e, "=")
+		m[k] = v
+	}
+	return m
+}
+
+// CheckCPUs refuses a list with processors that this node cannot have. What systemd says
+// of them would not tell whose fault it is.
+func CheckCPUs(list string) error {
+	data, err := os.ReadFile("/sys/devices/system/cpu/possible")
+	if list == "" || err != nil {
+		return nil // whoever sets them will say what is wrong
+	}
+	last := func(s string) int {
+		n, most := 0, 0
+		for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+			if n, err = strconv.Atoi(f); err != nil {
+				n = math.MaxInt
+			}
+			most = max(most, n)
+		}
+		return most
+	}
+	if possible := strings.TrimSpace(string(data)); last(list) > last(possible) {
+		return errs.Invalid("cpuset_cpus %q: this node has the processors %s", list, possible)
+	}
+	return nil
 }

@@ -175,9 +175,9 @@ func Dirs(path string) []string {
 	return dirs
 }
 
-// dirFor returns the folder of a cgroup that a controller's files are in; empty
+// DirFor returns the folder of a cgroup that a controller's files are in; empty
 // if the controller is not mounted.
-func dirFor(controller, path string) string {
+func DirFor(controller, path string) string {
 	if Unified() {
 		return Root + path
 	}

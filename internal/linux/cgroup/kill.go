@@ -33,7 +33,7 @@ func KillAll(ctx context.Context, path string) error {
 	} else {
 		// One hierarchy would do if all agree, but an exec may have put a process
 		// into one of them only. The freezer's comes first: it stops forks.
-		if d := dirFor("freezer", path); d != "" {
+		if d := DirFor("freezer", path); d != "" {
 			dirs = append(dirs, d)
 		}
 		for _, d := range Dirs(path) {

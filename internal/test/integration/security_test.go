@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/monocrio/monocrio/internal/linux/cgroup"
 	"github.com/monocrio/monocrio/internal/test/world"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -195,8 +196,9 @@ func TestLimits(t *testing.T) {
 		return func(c *cri.ContainerConfig) { c.Linux.Resources = r }
 	}
 	ctr := w.Ctr(pod, "limited", "sleep 1000", resources(&cri.LinuxContainerResources{CpuShares: 512, CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 64 << 20}))
+	weight := fmt.Sprint(cgroup.WeightOf(512))
 	for _, c := range []struct{ v1, v2, one, two string }{
-		{"cpu.shares", "cpu.weight", "512", "20"}, {"cpu.cfs_quota_us", "cpu.max", "50000", "50000 100000"},
+		{"cpu.shares", "cpu.weight", "512", weight}, {"cpu.cfs_quota_us", "cpu.max", "50000", "50000 100000"},
 		{"memory.limit_in_bytes", "memory.max", "67108864", "67108864"}, {"pids.max", "pids.max", "77", "77"},
 	} {
 		if got := limit(t, w, pod, ctr, c.v1, c.v2); got != c.one && got != c.two {

@@ -96,7 +96,8 @@ func TestUpdatePod(t *testing.T) {
 		c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 50 << 20}
 	})
 	file := func() string {
-		for _, root := range []string{"/sys/fs/cgroup/memory/crio/pod-" + pod + "/memory.limit_in_bytes", "/sys/fs/cgroup/crio/pod-" + pod + "/memory.max"} {
+		dir := podFactsOf(w, pod).Cgroup
+		for _, root := range []string{"/sys/fs/cgroup/memory" + dir + "/memory.limit_in_bytes", "/sys/fs/cgroup" + dir + "/memory.max"} {
 			if data, err := os.ReadFile(root); err == nil {
 				return strings.TrimSpace(string(data))
 			}
