@@ -198,7 +198,7 @@ func newPods(p *parts) (*pod.Manager, error) {
 
 // newNotifier listens to seccomp filters. It ends containers only while pods are served.
 func newNotifier(p *parts) (*notifier.Notifier, error) {
-	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.observers.Metrics.SeccompNotified,
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.observers.Refused,
 		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
 		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
 }

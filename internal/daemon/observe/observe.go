@@ -66,26 +66,44 @@ func (o *Observers) countReason(id string) {
 	if err != nil {
 		return // gone already
 	}
-	sandbox, err := o.Pods.Pod(v.Request.Pod)
-	if err != nil {
-		return
-	}
-	// The name is the one that the journal has.
-	name := state.KubeName(sandbox.Request.Config.GetMetadata(), v.Request.Config.GetMetadata())
-	o.ends.mu.Lock()
-	defer o.ends.mu.Unlock()
 	switch v.Status.Reason {
 	case state.ReasonOOM:
-		o.Metrics.OOM(name)
+		o.named(id, o.Metrics.OOM)
 	case state.ReasonMonitorLost:
-		o.Metrics.MonitorStopped(name)
-	default:
-		return
+		o.named(id, o.Metrics.MonitorStopped)
 	}
+}
+
+// Refused counts a system call that seccomp refused to a container.
+func (o *Observers) Refused(id, syscall string) {
+	if o.Metrics != nil {
+		o.named(id, func(name string) { o.Metrics.SeccompNotified(name, syscall) })
+	}
+}
+
+// named counts under the name that the journal has for a container, and remembers it.
+func (o *Observers) named(id string, count func(name string)) {
+	o.ends.mu.Lock()
+	name, ok := o.ends.names[id]
+	o.ends.mu.Unlock()
+	if !ok {
+		v, err := o.Pods.Container(id)
+		if err != nil {
+			return
+		}
+		sandbox, err := o.Pods.Pod(v.Request.Pod)
+		if err != nil {
+			return
+		}
+		name = state.KubeName(sandbox.Request.Config.GetMetadata(), v.Request.Config.GetMetadata())
+	}
+	o.ends.mu.Lock()
+	defer o.ends.mu.Unlock()
 	if o.ends.names == nil {
 		o.ends.names = map[string]string{}
 	}
 	o.ends.names[id] = name
+	count(name)
 }
 
 // Call hears of a call of the CRI, and by the function that it returns of its end.
