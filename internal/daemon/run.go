@@ -54,6 +54,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	if err := p.tuner.Recover(); err != nil {
 		log.Warn("irqbalance may keep interrupts off processors that no container has", "err", err)
 	}
+	go p.endOrphans(ctx)
 	if crashed && c.Crio.InternalRepair {
 		go p.lookAfterCrash()
 	}

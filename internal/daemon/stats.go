@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/oci/shim"
@@ -25,6 +26,15 @@ func (p *parts) inside(v *state.ContainerView) stats.Group {
 		}
 	}
 	return nil
+}
+
+// endOrphans ends the commands in virtual machines that a daemon which is gone waited for.
+func (p *parts) endOrphans(ctx context.Context) {
+	for _, h := range p.now.Load().handlers.byName {
+		if rt, ok := h.Runtime.(*shim.Runtime); ok {
+			rt.Sweep(ctx)
+		}
+	}
 }
 
 // onEvent tells the kubelet of a change, and those who hold something of a pod that it

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
@@ -67,6 +68,21 @@ func (r *Runtime) claim(id, execID string) (string, error) {
 		os.RemoveAll(dir)
 	}
 	return dir, err
+}
+
+// Sweep ends the execs in all containers whose owner is gone.
+func (r *Runtime) Sweep(ctx context.Context) {
+	left, _ := filepath.Glob(filepath.Join(r.o.Root, "*", execsDir, "*"))
+	for i, dir := range left {
+		id := filepath.Base(filepath.Dir(filepath.Dir(dir)))
+		if i > 0 && strings.HasPrefix(left[i-1], r.dir(id)+"/") {
+			continue // with the one before
+		}
+		if _, c, _, err := r.open(ctx, id); err == nil && c != nil {
+			r.sweep(ctx, c)
+			c.Close()
+		}
+	}
 }
 
 // sweep ends execs whose owner is gone: with the streams went whoever wanted them.
