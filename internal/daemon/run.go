@@ -14,6 +14,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
+	"github.com/monocrio/monocrio/internal/daemon/machine"
 	"github.com/monocrio/monocrio/internal/daemon/mark"
 	"github.com/monocrio/monocrio/internal/daemon/service"
 	"github.com/monocrio/monocrio/internal/errs"
@@ -54,7 +55,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 	if err := p.tuner.Recover(); err != nil {
 		log.Warn("irqbalance may keep interrupts off processors that no container has", "err", err)
 	}
-	go p.endOrphans(ctx)
+	go machine.EndOrphans(ctx, p.now.Load().handlers.byName)
 	if crashed && c.Crio.InternalRepair {
 		go p.lookAfterCrash()
 	}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"github.com/monocrio/monocrio/internal/annotation"
+	"github.com/monocrio/monocrio/internal/daemon/machine"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/spec"
@@ -18,7 +19,7 @@ func (m *specMaker) labelPod(r *state.PodRequest, others func() []state.PodView)
 		return done, nil
 	}
 	sc := r.Config.GetLinux().GetSecurityContext()
-	o := seOptions(sc.GetSelinuxOptions())
+	o := m.seOptions(r, sc.GetSelinuxOptions())
 	if o.Level == "" {
 		var used []string
 		for _, v := range others() {
@@ -43,9 +44,9 @@ func (m *specMaker) labelContainer(p *state.PodRequest, c *state.ContainerReques
 		return nil
 	}
 	sc := c.Config.GetLinux().GetSecurityContext()
-	o := seOptions(sc.GetSelinuxOptions())
+	o := m.seOptions(p, sc.GetSelinuxOptions())
 	if sc.GetSelinuxOptions() == nil {
-		o = seOptions(p.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+		o = m.seOptions(p, p.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
 	}
 	if o.Level == "" {
 		o.Level = p.Acts.Level
@@ -54,8 +55,12 @@ func (m *specMaker) labelContainer(p *state.PodRequest, c *state.ContainerReques
 	return err
 }
 
-func seOptions(o *cri.SELinuxOption) selinux.Options {
-	return selinux.Options{User: o.GetUser(), Role: o.GetRole(), Type: o.GetType(), Level: o.GetLevel()}
+func (m *specMaker) seOptions(p *state.PodRequest, asked *cri.SELinuxOption) selinux.Options {
+	o := selinux.Options{User: asked.GetUser(), Role: asked.GetRole(), Type: asked.GetType(), Level: asked.GetLevel()}
+	if machine.Is(m.conf, p.Handler) {
+		return machine.Label(o)
+	}
+	return o
 }
 
 // relabel gives what the container gets to see from the node its label: mounts that ask

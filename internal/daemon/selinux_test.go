@@ -89,6 +89,17 @@ func TestSELinux(t *testing.T) {
 	if got := ctr(host, nil, false); got.Process != "system_u:system_r:container_t:s0:c1" {
 		t.Errorf("in the node's network, with hostnetwork_disable_selinux = false: %+v", got)
 	}
+	conf.Runtimes["kata"] = config.Handler{Type: config.TypeVM}
+	vm := labelled(nil, cri.NamespaceMode_POD, false)
+	vm.Handler = "kata"
+	if got := run(vm).Acts.SELinux.Process; !strings.HasPrefix(got, "system_u:system_r:container_kvm_t:") || ctr(vm, nil, true).Process != got {
+		t.Errorf("a machine: %s, a privileged container in it: %s", got, ctr(vm, nil, true).Process)
+	}
+	own := labelled(&cri.SELinuxOption{Type: "own_t"}, cri.NamespaceMode_POD, false)
+	own.Handler = "kata"
+	if got := run(own).Acts.SELinux.Process; !strings.Contains(got, ":own_t:") {
+		t.Errorf("a machine that asks for a type: %s", got)
+	}
 	m.labels = nil // selinux = false, or no SELinux
 	if off := run(labelled(nil, cri.NamespaceMode_POD, false)); off.Acts.Level != "" || ctr(off, nil, false) != (selinux.Labels{}) || ctr(one, nil, false) != (selinux.Labels{}) {
 		t.Errorf("labels though SELinux is off: %+v", off.Acts)

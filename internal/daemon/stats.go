@@ -1,12 +1,10 @@
 package daemon
 
 import (
-	"context"
 	"time"
 
-	"github.com/monocrio/monocrio/internal/oci/shim"
+	"github.com/monocrio/monocrio/internal/daemon/machine"
 	"github.com/monocrio/monocrio/internal/pod"
-	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/stats"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -14,27 +12,8 @@ import (
 // newStats makes what tells of consumption.
 func newStats(p *parts) *stats.Collector {
 	layers, c := p.store.ContainersPath(), p.conf.Stats
-	return stats.New(stats.Options{Source: p.pods, Reader: stats.Kernel(p.store, layers), Inside: p.inside, LayersPath: layers, ContainerCgroup: cgroups{p.driver}.containerCgroup,
+	return stats.New(stats.Options{Source: p.pods, Reader: stats.Kernel(p.store, layers), Inside: machine.Inside(p.now.Handler), LayersPath: layers, ContainerCgroup: cgroups{p.driver}.containerCgroup,
 		Period: time.Duration(c.CollectionPeriod), Metrics: c.IncludedPodMetrics, Log: p.log})
-}
-
-// inside finds the numbers of a container of a virtual machine, which its runtime tells.
-func (p *parts) inside(v *state.ContainerView) stats.Group {
-	if h, err := p.now.Handler(v.Request.Handler); err == nil {
-		if rt, ok := h.Runtime.(*shim.Runtime); ok {
-			return rt.Numbers(v.ID)
-		}
-	}
-	return nil
-}
-
-// endOrphans ends the commands in virtual machines that a daemon which is gone waited for.
-func (p *parts) endOrphans(ctx context.Context) {
-	for _, h := range p.now.Load().handlers.byName {
-		if rt, ok := h.Runtime.(*shim.Runtime); ok {
-			rt.Sweep(ctx)
-		}
-	}
 }
 
 // onEvent tells the kubelet of a change, and those who hold something of a pod that it

@@ -35,7 +35,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/shimrun", "applets/shimrun", "the vestibule runs the command line over shims"},
 	{"applets/early/shimrun", "applets/early/runc", "which is to run first"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
-	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on"},
+	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on; what pods in machines have otherwise"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
 	{"internal/image", "internal/image/trust", "what may be pulled and run"},
 	{"internal/image", "internal/artifact", "what is pulled and is no image goes there, and is listed with images"},
