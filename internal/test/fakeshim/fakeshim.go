@@ -40,6 +40,9 @@ import (
 // Name is the executable's.
 const Name = "containerd-shim-fake-v2"
 
+// Sockets begins the names of the files of pods' shims, which lie beside the executable.
+const Sockets = "pod-"
+
 // Config is the configuration file.
 type Config struct{ Runtime string }
 
@@ -76,6 +79,9 @@ func run(args []string) error {
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}
+	if !filepath.IsAbs(args[0]) && f.Arg(0) != "serve" {
+		return fmt.Errorf("called as %q, not by its path", args[0])
+	}
 	if f.Arg(0) == "serve" {
 		return serve(*socket)
 	}
@@ -87,7 +93,7 @@ func run(args []string) error {
 		return err
 	}
 	sum := sha256.Sum256([]byte(*ns + "/" + group))
-	path := filepath.Join("/tmp", "fakeshim-"+hex.EncodeToString(sum[:8]))
+	path := filepath.Join(filepath.Dir(args[0]), Sockets+hex.EncodeToString(sum[:8]))
 	switch f.Arg(0) {
 	case "start":
 		return start(path)

@@ -21,9 +21,6 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// sockets are the files of the shims of pods.
-const sockets = "/tmp/fakeshim-*"
-
 func glob(pattern string) []string {
 	found, _ := filepath.Glob(pattern)
 	return found
@@ -32,19 +29,7 @@ func glob(pattern string) []string {
 // machines starts a daemon whose default handler is a shim, with lines in its table.
 func machines(t *testing.T, lines string) *world.World {
 	t.Helper()
-	before := glob(sockets)
-	var w *world.World
-	t.Cleanup(func() { // after the world's own end
-		if left := shims(t); len(left) > 0 {
-			t.Errorf("shims were left: %v", left)
-		}
-		for _, f := range append(glob(sockets), glob(w.Dir+"/run/runtime/vm/*")...) {
-			if !slices.Contains(before, f) {
-				t.Errorf("%s was left", f)
-			}
-		}
-	})
-	w = world.New(t, world.Options{Late: true})
+	w := world.New(t, world.Options{Late: true})
 	bin := filepath.Join(w.Dir, "shims")
 	must(t, os.Mkdir(bin, 0o755))
 	shim, err := fakeshim.Install(bin)
@@ -54,6 +39,11 @@ func machines(t *testing.T, lines string) *world.World {
 	must(t, os.WriteFile(filepath.Join(bin, "shim.json"), config, 0o600))
 	inTable(w, "crio.runtime", `default_runtime = "vm"`)
 	inTable(w, "crio.runtime.runtimes.vm", fmt.Sprintf("runtime_type = \"vm\"\nruntime_path = %q\nruntime_config_path = %q\n%s", shim, filepath.Join(bin, "shim.json"), lines))
+	w.AtEnd(func() {
+		for _, f := range append(glob(bin+"/"+fakeshim.Sockets+"*"), glob(w.Dir+"/run/runtime/vm/*")...) {
+			t.Errorf("%s was left", f)
+		}
+	})
 	w.Start()
 	w.Pull()
 	return w
