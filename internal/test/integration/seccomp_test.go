@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -138,5 +139,51 @@ func TestSeccompNotifierPeers(t *testing.T) {
 			continue
 		}
 		logged(w, at, "ctr="+st.GetId(), "syscall=swapoff", "errno=EPERM")
+	}
+}
+
+// A profile may be an OCI artifact, for one container or all of a pod;
+// a profile of the request wins, and who is not allowed to name one gets none.
+func TestSeccompArtifact(t *testing.T) {
+	w := world.New(t, world.Options{Extra: `[crio.runtime.runtimes.runc]
+allowed_annotations = ["seccomp-profile.crio.io", "seccomp-notifier-action.crio.io"]
+[crio.runtime.runtimes.other]
+inherit_default_runtime = true
+`})
+	w.Pull()
+	profile := func(name, text string) string {
+		if _, err := w.Registry.AddArtifact("seccomp/"+name, "v1", registry.Artifact{Type: "application/vnd.example.seccomp", Files: []registry.Blob{{Name: "profile.json", Data: []byte(text)}}}); err != nil {
+			t.Fatal(err)
+		}
+		return w.Addr + "/seccomp/" + name + ":v1"
+	}
+	rule := func(errno int) string {
+		return fmt.Sprintf(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["swapoff"],"action":"SCMP_ACT_ERRNO","errnoRet":%d}]}`, errno)
+	}
+	one, two := profile("one", rule(95)), profile("two", rule(38))
+	const script = "swapoff /etc/hostname 2>&1"
+	pod := w.Pod("artifact", annotated("seccomp-profile.crio.io/POD", one, "seccomp-profile.crio.io/special", two, "seccomp-notifier-action.crio.io", "log"))
+	at := len(w.Log())
+	runCases(t, w, pod, []specCase{
+		{"main", script, ".*not supported", nil},
+		{"special", script, ".*not implemented", nil},
+		{"asked", script, ".*not permitted", filtered("")},
+	})
+	logged(w, at, "seccomp refused", "name=special", "errno=ENOSYS")
+	plain := w.PodConfig("plain")
+	annotated("seccomp-profile.crio.io/POD", one)(plain)
+	p, err := w.RunPodSandbox(w.Ctx(), &cri.RunPodSandboxRequest{Config: plain, RuntimeHandler: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runCases(t, w, p.GetPodSandboxId(), []specCase{{"main", script, ".*not permitted", nil}})
+	for name, ref := range map[string]string{"absent": w.Addr + "/seccomp/absent:v1", "none": profile("none", "{}x"), "image": w.Image} {
+		bad := w.Pod("bad"+name, annotated("seccomp-profile.crio.io", ref))
+		c := w.CtrConfig("main", "true")
+		if _, err := w.CreateContainer(w.Ctx(), &cri.CreateContainerRequest{PodSandboxId: bad, Config: c, SandboxConfig: w.PodConfig("x")}); err == nil || !strings.Contains(err.Error(), "seccomp-profile.crio.io") {
+			t.Errorf("%s: %v", name, err)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
 	}
 }
