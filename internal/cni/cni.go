@@ -200,6 +200,15 @@ func (n *Network) Select() (Config, error) {
 	return *n.loaded.chosen, nil
 }
 
+// attachError: what a network lacks (a plugin, an interface) is no pod that is not found.
+func attachError(id, network string, err error) error {
+	err = fmt.Errorf("cannot attach pod %s to network %s: %w", id, network, err)
+	if errs.Is(err, errs.KindNotFound) {
+		err = errs.With(errs.KindUnavailable, err)
+	}
+	return err
+}
+
 // Status returns nil when pods can be attached, else an error of
 // errs.KindUnavailable that says where it looked and what is wrong there.
 func (n *Network) Status(ctx context.Context) error {
@@ -274,7 +283,7 @@ func (n *Network) Attach(ctx context.Context, c Config, r Request) (Result, erro
 		return Result{}, err
 	}
 	if err := n.find(list); err != nil {
-		return Result{}, fmt.Errorf("cannot attach pod %s to network %s: %w", r.ID, c.Name, err)
+		return Result{}, attachError(r.ID, c.Name, err)
 	}
 	if err := n.loopback(ctx, r); err != nil {
 		return Result{}, fmt.Errorf("cannot bring up lo of pod %s: %w", r.ID, err)
@@ -292,7 +301,7 @@ func (n *Network) Attach(ctx context.Context, c Config, r Request) (Result, erro
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		return Result{}, errors.Join(
-			fmt.Errorf("cannot attach pod %s to network %s: %w", r.ID, c.Name, err),
+			attachError(r.ID, c.Name, err),
 			n.Detach(undo, c, r, out.Raw))
 	}
 	return out, nil
