@@ -22,7 +22,6 @@ import (
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/secrets"
 	"github.com/monocrio/monocrio/internal/spec"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -56,7 +55,7 @@ func (m *specMaker) podActs(r *state.PodRequest, others func() []state.PodView) 
 		}
 	}
 	if v, ok := acts.Get(annotation.LinkLogs, ""); ok {
-		if r.Acts.LogsIn, err = logsIn(r, v); err != nil {
+		if r.Acts.LogsIn, err = facts.LogsIn(r, v); err != nil {
 			return nil, err
 		}
 	}
@@ -67,30 +66,9 @@ func (m *specMaker) podActs(r *state.PodRequest, others func() []state.PodView) 
 		return m.userNS(r, v, others)
 	}
 	if m.mapped(r) {
-		r.Acts.UIDs, r.Acts.GIDs = fromRanges(m.nodeIDs.UIDs), fromRanges(m.nodeIDs.GIDs)
+		r.Acts.UIDs, r.Acts.GIDs = facts.FromRanges(m.nodeIDs.UIDs), facts.FromRanges(m.nodeIDs.GIDs)
 	}
 	return func() {}, nil
-}
-
-// kubeletPods is where the kubelet keeps what belongs to pods.
-const kubeletPods = "/var/lib/kubelet/pods"
-
-// logsIn is the folder of the volume in which a pod wants to see its logs.
-func logsIn(r *state.PodRequest, volume string) (string, error) {
-	uid := r.Config.GetMetadata().GetUid()
-	for _, part := range []string{uid, volume} {
-		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "/\x00") {
-			return "", errs.Invalid("annotation %s = %q of the pod with uid %q: the name of one of its emptyDir volumes is needed", annotation.LinkLogs, volume, uid)
-		}
-	}
-	if r.Config.GetLogDirectory() == "" {
-		return "", errs.Invalid("annotation %s: the pod has no log_directory", annotation.LinkLogs)
-	}
-	dir := filepath.Join(kubeletPods, uid, "volumes/kubernetes.io~empty-dir", volume)
-	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
-		return "", errs.Precondition("annotation %s = %q: there is no folder %s", annotation.LinkLogs, volume, dir)
-	}
-	return dir, nil
 }
 
 // mapped tells whether a pod has the node's mapping: one that says nothing of user
@@ -111,7 +89,7 @@ func (m *specMaker) userNS(r *state.PodRequest, text string, others func() []sta
 	used := func() (list []idrange.Map) {
 		for _, p := range others() {
 			if u := p.Request.UserNS(); u != nil {
-				list = append(list, idrange.Map{UIDs: toRanges(u.GetUids()), GIDs: toRanges(u.GetGids())})
+				list = append(list, idrange.Map{UIDs: facts.ToRanges(u.GetUids()), GIDs: facts.ToRanges(u.GetGids())})
 			}
 		}
 		return list
@@ -128,22 +106,8 @@ func (m *specMaker) userNS(r *state.PodRequest, text string, others func() []sta
 	if err != nil {
 		return nil, errs.Errorf(errs.KindOf(err), "annotation %s = %q: %w", annotation.UserNS, text, err)
 	}
-	r.Acts.UIDs, r.Acts.GIDs = fromRanges(ids.UIDs), fromRanges(ids.GIDs)
+	r.Acts.UIDs, r.Acts.GIDs = facts.FromRanges(ids.UIDs), facts.FromRanges(ids.GIDs)
 	return done, nil
-}
-
-func toRanges(list []*cri.IDMapping) (out []idrange.Range) {
-	for _, m := range list {
-		out = append(out, idrange.Range{Container: m.GetContainerId(), Host: m.GetHostId(), Size: m.GetLength()})
-	}
-	return out
-}
-
-func fromRanges(list []idrange.Range) (out []specs.LinuxIDMapping) {
-	for _, m := range list {
-		out = append(out, specs.LinuxIDMapping{ContainerID: m.Container, HostID: m.Host, Size: m.Size})
-	}
-	return out
 }
 
 // Admit implements pod.Specs.
@@ -272,15 +236,6 @@ func (m *specMaker) profiles() (err error) {
 		}
 	}
 	return nil
-}
-
-// defaultMounts reads mounts.conf.
-func defaultMounts(path string) ([]secrets.Entry, error) {
-	if path != "" {
-		list, err := secrets.Read(path)
-		return list, err
-	}
-	return secrets.Read("/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf")
 }
 
 // idPool is where annotations' user namespaces get their ids.

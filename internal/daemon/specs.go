@@ -100,7 +100,7 @@ func newSpecMaker(c *config.Config, hs handlers, self, criu string, log *slog.Lo
 			return nil, errs.Invalid("[crio.runtime] uid_mappings = %q, gid_mappings = %q: %w", u, g, err)
 		}
 	}
-	if m.secrets, err = defaultMounts(c.Runtime.DefaultMountsFile); err != nil {
+	if m.secrets, err = facts.DefaultMounts(c.Runtime.DefaultMountsFile); err != nil {
 		return nil, err
 	}
 	return m, m.profiles()
