@@ -13,6 +13,7 @@ import (
 	_ "github.com/monocrio/monocrio/applets/early"           // the monitor, before all else
 	_ "github.com/monocrio/monocrio/applets/early/initstage" // libcontainer's child
 	_ "github.com/monocrio/monocrio/applets/early/runc"      // the OCI runtime
+	_ "github.com/monocrio/monocrio/applets/early/shimrun"   // the one over shims
 )
 
 func main() { os.Exit(applets.Main(os.Args)) }

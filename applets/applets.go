@@ -20,6 +20,7 @@ import (
 	"github.com/monocrio/monocrio/applets/pause"
 	"github.com/monocrio/monocrio/applets/pinns"
 	"github.com/monocrio/monocrio/applets/runc"
+	"github.com/monocrio/monocrio/applets/shimrun"
 	"github.com/monocrio/monocrio/applets/status"
 	plugins "github.com/monocrio/monocrio/internal/cni"
 	"github.com/monocrio/monocrio/internal/cni/plugin"
@@ -44,6 +45,7 @@ var table = [...]Applet{
 	{Name: "crio-status", Summary: "ask a running daemon about itself", Run: status.Main},
 	{Name: "ocic", Summary: "test client: pods, containers, images", Run: ocic.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
+	{Name: "shimrun", Summary: "OCI runtime over a shim: containers in virtual machines", Run: shimrun.Main},
 }
 
 // All returns the applets: the table, then the CNI plugins, whose one list is in

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/monocrio/monocrio/internal/annotation"
+	"github.com/monocrio/monocrio/internal/errs"
 )
 
 // Effective is a handler as it is used: with what it takes from the default one. kind is
@@ -53,7 +54,7 @@ func (r *Runtime) Activated(pod map[string]string) (names []string) {
 
 // checkHandler refuses what cannot be meant in a handler's table.
 func (c *Config) checkHandler(table string, h *Handler) error {
-	err := c.checkAllowed(table, h.AllowedAnnotations)
+	err := errors.Join(c.checkAllowed(table, h.AllowedAnnotations), c.checkType(table, h))
 	if m := h.MonitorCgroup; m != "" && m != "pod" && !strings.HasSuffix(m, ".slice") && !filepath.IsAbs(m) {
 		err = errors.Join(err, c.bad(table, "monitor_cgroup", m, `allowed are "pod", the name of a slice, or the absolute path of a cgroup`))
 	}
@@ -69,6 +70,31 @@ func (c *Config) checkHandler(table string, h *Handler) error {
 		if k == "" {
 			err = errors.Join(err, c.bad(table, "default_annotations", k, "an annotation needs a name"))
 		}
+	}
+	return err
+}
+
+// The types of handlers.
+const (
+	TypeVM  = "vm"  // a shim of version 2
+	typePod = "pod" // one conmon-rs for each pod
+)
+
+// checkType refuses what does not belong to a handler's type.
+func (c *Config) checkType(table string, h *Handler) (err error) {
+	switch {
+	case h.Type == typePod:
+		return c.bad(table, "runtime_type", h.Type, `a monitor for a whole pod (conmon-rs) is not known here: each container has a small one of its own, which serves exec, attach and logs alike; write "oci" or leave it out`)
+	case h.Type != TypeVM:
+		for key, set := range map[string]bool{"runtime_config_path": h.ConfigPath != "", "runtime_pull_image": h.PullImage} {
+			if set && !h.InheritDefault {
+				err = errors.Join(err, errs.Invalid(`[%s] %s has a meaning with runtime_type = "vm" only; leave it out`, table, key))
+			}
+		}
+	case h.Path == "" && !h.InheritDefault:
+		err = c.bad(table, "runtime_path", h.Path, "with runtime_type = \"vm\" it is the absolute path of a shim, such as /usr/bin/containerd-shim-kata-v2")
+	case len(h.PlatformRuntimePaths) > 0:
+		err = errs.Invalid(`[%s] platform_runtime_paths: with runtime_type = "vm" a pod has one shim for all its containers; leave it out`, table)
 	}
 	return err
 }

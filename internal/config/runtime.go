@@ -70,8 +70,8 @@ type Runtime struct {
 type Handler struct {
 	Path                 string            `toml:"runtime_path" is:"path?" doc:"OCI runtime executable; empty for the name runc: the embedded one; else NAME in PATH"`
 	Root                 string            `toml:"runtime_root" is:"path?" doc:"the runtime's state; empty: below run_dir"`
-	Type                 string            `toml:"runtime_type" is:"? oci" doc:"oci; empty is oci"`
-	ConfigPath           string            `toml:"runtime_config_path" is:"path?" doc:"configuration file of the runtime (vm only)" inert:"not built in yet"`
+	Type                 string            `toml:"runtime_type" is:"? oci vm" doc:"oci; vm for an executable containerd-shim-*, which makes a virtual machine for each pod; empty is oci"`
+	ConfigPath           string            `toml:"runtime_config_path" is:"path?" doc:"configuration file that the shim is told to read (vm only)"`
 	InheritDefault       bool              `toml:"inherit_default_runtime" doc:"take path, root, type and configuration file from the default handler"`
 	PrivilegedNoHost     bool              `toml:"privileged_without_host_devices" doc:"privileged containers get no host devices"`
 	AllowedAnnotations   []string          `toml:"allowed_annotations" doc:"annotations that may act on pods of this handler; those for undisturbed processors may anyway if its name contains high-performance"`
@@ -81,7 +81,7 @@ type Handler struct {
 	MonitorEnv           []string          `toml:"monitor_env" is:"pairs" doc:"environment of the monitors"`
 	MonitorExecCgroup    string            `toml:"monitor_exec_cgroup" is:"? container" doc:"container: what ExecSync costs is charged to the container" inert:"exec has no monitor, and its processes are always charged to the container"`
 	PlatformRuntimePaths map[string]string `toml:"platform_runtime_paths" doc:"executables for images of other platforms: OS/ARCH = PATH"`
-	PullImage            bool              `toml:"runtime_pull_image" doc:"the runtime pulls images inside its machine (vm only)" inert:"not built in yet"`
+	PullImage            bool              `toml:"runtime_pull_image" doc:"containers' root file systems are pulled inside the machine (vm only); the node pulls the image too, for what must be known of it"`
 	ContainerMinMemory   string            `toml:"container_min_memory" is:"bytes?" doc:"smallest memory limit that is accepted"`
 	NoSyncLog            bool              `toml:"no_sync_log" doc:"do not force a log to the disk when its container ends"`
 	StreamWebsockets     bool              `toml:"stream_websockets" inert:"the streaming server speaks WebSocket for every handler" doc:"serve streams over WebSocket (pod type only)"`

@@ -43,7 +43,9 @@ func (m *specMaker) podActs(r *state.PodRequest, others func() []state.PodView) 
 	allowed := m.allowed(r.Handler, r)
 	acts := allowed.ActingOver(m.conf.Runtimes[r.Handler].DefaultAnnotations, r.Config.GetAnnotations())
 	own := allowed.Acting(r.Config.GetAnnotations()) // what cannot be is an error here; of a handler it is let be
-	r.Acts.Infra = !m.conf.DropInfraCtr
+	h, _ := m.conf.Effective(r.Handler)
+	// The machine of a pod is made with its infra process, and lives as long.
+	r.Acts.Infra = !m.conf.DropInfraCtr || h.Type == config.TypeVM
 	if _, asked := own.Get(annotation.ShmSize, ""); asked && r.HostIPC() {
 		return nil, errs.Invalid("annotation %s: the pod uses the node's IPC namespace and /dev/shm", annotation.ShmSize)
 	}

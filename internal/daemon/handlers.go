@@ -15,6 +15,7 @@ import (
 	"github.com/monocrio/monocrio/internal/oci"
 	"github.com/monocrio/monocrio/internal/oci/command"
 	"github.com/monocrio/monocrio/internal/oci/libct"
+	"github.com/monocrio/monocrio/internal/oci/shim"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -44,7 +45,7 @@ func newHandlers(c *config.Config, bin string, driver cgroup.Driver, log *slog.L
 		if ph.MinMemory, err = config.ParseBytes(cmp.Or(h.ContainerMinMemory, minMemory)); err != nil {
 			return hs, err
 		}
-		m := runtimeMaker{root: cmp.Or(h.Root, filepath.Join(c.Crio.RunDir, "runtime", kind)), bin: bin, systemd: driver == cgroup.Systemd, log: log}
+		m := runtimeMaker{root: cmp.Or(h.Root, filepath.Join(c.Crio.RunDir, "runtime", kind)), bin: bin, systemd: driver == cgroup.Systemd, log: log, handler: h}
 		if ph.Runtime, err = m.make(kind, h.Path); err != nil {
 			return hs, errs.Invalid("[%s] runtime_path: %w", table, err)
 		}
@@ -76,9 +77,14 @@ type runtimeMaker struct {
 	root, bin string
 	systemd   bool
 	log       *slog.Logger
+	handler   config.Handler
 }
 
 func (m *runtimeMaker) make(kind, path string) (oci.Runtime, error) {
+	if m.handler.Type == config.TypeVM {
+		return shim.New(shim.Options{Path: path, Name: kind, Config: m.handler.ConfigPath, PullImage: m.handler.PullImage,
+			Root: m.root, Self: filepath.Join(m.bin, "shimrun"), Systemd: m.systemd, Log: m.log})
+	}
 	if kind == config.Embedded && path == "" {
 		return libct.New(libct.Options{Root: m.root, Systemd: m.systemd, Self: filepath.Join(m.bin, "runc"), Log: m.log}), nil
 	}

@@ -130,7 +130,7 @@ func (r *reloader) reload(told bool) {
 	r.files = files
 	next, warnings, err := r.from.Load()
 	if err != nil {
-		r.p.metrics.Reload("refused")
+		r.p.observers.Metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err)
 		return
 	}
@@ -151,11 +151,11 @@ func (r *reloader) reload(told bool) {
 		l.Warn(w)
 	}
 	if err := r.apply(old, merged); err != nil {
-		r.p.metrics.Reload("refused")
+		r.p.observers.Metrics.Reload("refused")
 		l.Error("the configuration is not reloaded, the present one stays", "err", err, "changed", strings.Join(changed, " "))
 		return
 	}
-	r.p.metrics.Reload("applied")
+	r.p.observers.Metrics.Reload("applied")
 	r.seen, r.told = seen, restart
 	tell(l, "configuration reloaded", changed, restart)
 }

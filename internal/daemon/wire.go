@@ -18,6 +18,7 @@ import (
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/cri"
 	"github.com/monocrio/monocrio/internal/daemon/facts"
+	"github.com/monocrio/monocrio/internal/daemon/observe"
 	"github.com/monocrio/monocrio/internal/daemon/roots"
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/fsx"
@@ -35,8 +36,6 @@ import (
 	"github.com/monocrio/monocrio/internal/stats"
 	"github.com/monocrio/monocrio/internal/storage"
 	"github.com/monocrio/monocrio/internal/stream"
-	"github.com/monocrio/monocrio/internal/telemetry/metric"
-	"github.com/monocrio/monocrio/internal/telemetry/trace"
 	"github.com/monocrio/monocrio/internal/version"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -61,9 +60,7 @@ type parts struct {
 	streams   *stream.Server
 	stats     *stats.Collector
 	deps      cri.Deps
-	metrics   *metric.Metrics // nil: off
-	ends      ends
-	tracer    *trace.Tracer // nil: off
+	observers observe.Observers
 }
 
 // build makes the parts, lowest first. What was opened before a failure is closed.
@@ -77,14 +74,11 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.driver, err = cgroupDriver(c); err != nil {
 		return p, err
 	}
-	if p.metrics, err = newMetrics(p); err != nil {
-		return p, err
-	}
-	if p.tracer, err = newTracer(p); err != nil {
+	if err = newObservers(p); err != nil {
 		return p, err
 	}
 	bin := filepath.Join(c.Crio.RunDir, "bin")
-	if err := facts.Links(bin, "conmon", "runc", "pause"); err != nil {
+	if err := facts.Links(bin, "conmon", "runc", "pause", "shimrun"); err != nil {
 		return p, fmt.Errorf("cannot make the links of the embedded programs: %w", err)
 	}
 	if p.store, err = storage.Open(storageOptions(c, log)); err != nil {
@@ -95,7 +89,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	p.artifacts = roots.Artifacts(c, func(ctx context.Context, ref string) (string, error) { return p.images.Bring(ctx, ref) }, log)
-	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.onPull, Log: log})
+	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.observers.Pull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
@@ -117,6 +111,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 	if p.pods, err = newPods(p); err != nil {
 		return p, err
 	}
+	p.observers.Pods = p.pods
 	p.streams = stream.New(streamOptions(c, p.pods, log))
 	p.stats = newStats(p)
 	p.deps = cri.Deps{Pods: p.pods, Stats: p.stats,
@@ -124,7 +119,7 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		Events:      p.events, Streams: p.streams, Images: p.images, Store: p.store, NetworkStatus: p.network.Status, SetPodCIDR: p.network.SetPodCIDR,
 		Handlers: p.now.handlerList,
 		Features: &api.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
-		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Begin: p.beginCall, Log: log}
+		Systemd:  p.driver == cgroup.Systemd, Config: func() any { return p.now.Load().conf }, Begin: p.observers.Call, Log: log}
 	return p, nil
 }
 
@@ -197,13 +192,13 @@ func newPods(p *parts) (*pod.Manager, error) {
 		Sysctls:  facts.SysctlMap(c.Runtime.DefaultSysctls), DisableHostPorts: c.Runtime.DisableHostPorts,
 		Network: p.network, Namespaces: pins{c.Runtime.NamespacesDir}, NamespacesDir: c.Runtime.NamespacesDir, Cgroups: cgroups{p.driver}, Rootfs: roots.Roots{Store: p.store, Artifacts: p.artifacts}, Images: images{p.images, p.store},
 		Handlers: &p.now, Specs: &p.now, Plugins: p.plugins, Log: p.log, OnEvent: p.onEvent,
-		Observer: p.observer(), OnStall: func(stage string) { p.metrics.Stalled(stage) },
+		Observer: p.observers.Step(), OnStall: func(stage string) { p.observers.Metrics.Stalled(stage) },
 	})
 }
 
 // newNotifier listens to seccomp filters. It ends containers only while pods are served.
 func newNotifier(p *parts) (*notifier.Notifier, error) {
-	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.metrics.SeccompNotified,
+	return notifier.Listen(notifier.Options{Socket: seccompSocket(p.conf), Log: p.log, Seen: p.observers.Refused,
 		Bundle: func(id string) string { return filepath.Join(p.conf.Crio.RunDir, "containers", id) },
 		Stop:   func(id string) error { return p.pods.StopContainer(context.Background(), id, 0) }})
 }
@@ -306,7 +301,7 @@ func (p *parts) close() (err error) {
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())
 	}
-	p.tracer.Close()
+	p.observers.Tracer.Close()
 	return err
 }
 

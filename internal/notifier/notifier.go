@@ -52,8 +52,8 @@ type Options struct {
 	Bundle func(id string) string
 	// Stop kills a container.
 	Stop func(id string) error
-	// Seen counts refused calls, by the container's name in its pod; nil: nobody counts.
-	Seen func(container, call string)
+	// Seen counts refused calls; nil: nobody counts.
+	Seen func(id, call string)
 	// Grace is the time to Stop; 0 is the constant.
 	Grace time.Duration
 	Log   *slog.Logger
@@ -243,7 +243,7 @@ func (n *Notifier) refuse(c *container, l *listener.Listener, call listener.Call
 	}
 	n.mu.Unlock()
 	if n.o.Seen != nil {
-		n.o.Seen(r.Container, call.Name)
+		n.o.Seen(c.id, call.Name)
 	}
 	if loud(count) { // a program may make thousands of them a second
 		n.o.Log.Warn("seccomp refused a system call", "ctr", c.id, "name", r.Container, "syscall", call.Name, "pid", call.PID, "errno", unix.ErrnoName(unix.Errno(errno)), "count", count)

@@ -22,6 +22,9 @@ type Streams struct {
 	// Resized is told of each new size after the terminal got it; may be nil. Set
 	// it before Begin.
 	Resized func(Size)
+	// InputEnded is told when the input, without a terminal, has ended and our end of it
+	// is closed; may be nil. Set it before Begin.
+	InputEnded func()
 
 	stdin   *os.File // our end
 	outputs []*output
@@ -97,9 +100,6 @@ func (s *Streams) Begin(req *ExecRequest, master *os.File) {
 			to = io.Discard
 		}
 		s.outputs = append(s.outputs, &output{from: master, to: to, finished: make(chan struct{})})
-		if req.Resize != nil {
-			go s.resize(req.Resize)
-		}
 		if req.Stdin != nil {
 			go func() {
 				_, _ = io.Copy(master, req.Stdin)
@@ -110,8 +110,14 @@ func (s *Streams) Begin(req *ExecRequest, master *os.File) {
 		go func() {
 			_, _ = io.Copy(s.stdin, req.Stdin)
 			s.stdin.Close()
+			if s.InputEnded != nil {
+				s.InputEnded()
+			}
 			s.discard(req.Stdin)
 		}()
+	}
+	if req.Process.Terminal && req.Resize != nil {
+		go s.resize(req.Resize)
 	}
 	for _, o := range s.outputs {
 		go o.carry()
@@ -156,7 +162,9 @@ func (s *Streams) resize(sizes <-chan Size) {
 			if !ok {
 				return
 			}
-			_ = SetSize(s.master, size)
+			if s.master != nil {
+				_ = SetSize(s.master, size)
+			}
 			if s.Resized != nil {
 				s.Resized(size)
 			}

@@ -102,7 +102,14 @@ func (s *snapshot) container(v state.ContainerView) Container {
 		return ctr
 	}
 	path := s.o.ContainerCgroup(s.above[v.Request.Pod], v.ID)
-	g, err := ctr.cells.hold(s.o.Reader, path)
+	g, err := ctr.cells.hold(func() (Group, error) {
+		if s.o.Inside != nil {
+			if g := s.o.Inside(&v); g != nil {
+				return g, nil
+			}
+		}
+		return s.o.Reader.Open(path)
+	})
 	if err != nil {
 		s.o.Log.Debug("cannot find a container's cgroup", "ctr", v.ID, "err", err)
 		return ctr
@@ -219,7 +226,7 @@ func ownNetwork(v *state.PodView) bool {
 func (s *snapshot) beginPod(p *Pod) {
 	v, c := p.View, p.cells
 	if s.alone(&v) {
-		if g, err := c.hold(s.o.Reader, v.Request.Cgroup); err != nil {
+		if g, err := c.hold(func() (Group, error) { return s.o.Reader.Open(v.Request.Cgroup) }); err != nil {
 			s.o.Log.Debug("cannot find a pod's cgroup", "pod", v.ID, "err", err)
 		} else {
 			s.readGroup(&c.group, &c.rate, g, "cgroup of pod", v.ID)

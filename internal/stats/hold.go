@@ -12,12 +12,12 @@ type holder struct {
 	held Group
 }
 
-// hold opens the cgroup at a path, the first time.
-func (h *holder) hold(r Reader, path string) (Group, error) {
+// hold opens the cgroup, the first time.
+func (h *holder) hold(open func() (Group, error)) (Group, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.held == nil {
-		g, err := r.Open(path)
+		g, err := open()
 		if err != nil {
 			return nil, err
 		}

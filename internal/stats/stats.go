@@ -92,6 +92,9 @@ type Options struct {
 	Reader Reader
 	// ContainerCgroup is the cgroup of a container below its pod's.
 	ContainerCgroup func(parent, id string) string
+	// Inside is where the numbers of a container are that does not run in a cgroup of this
+	// kernel; nil if it does. The function may be nil.
+	Inside func(*state.ContainerView) Group
 	// LayersPath is a folder on the file system of the writable layers.
 	LayersPath string
 	// Period is how old an answer may be; 0: it is read for each call.
@@ -230,6 +233,9 @@ type Container struct {
 	NanoCores *uint64
 	Layer     *Layer
 	LayerTime time.Time // when Layer was measured
+	// Inside is where the numbers of a container are that does not run in a cgroup of this
+	// kernel; nil if it does. The function may be nil.
+	Inside func(*state.ContainerView) Group
 	// LayersPath is a folder on the layer's file system.
 	LayersPath string
 

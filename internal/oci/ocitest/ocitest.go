@@ -32,11 +32,15 @@ import (
 // Patience is how long a test waits for what must come.
 const Patience = 20 * time.Second
 
+// Unfit is a case that cannot be asked of a runtime.
+type Unfit struct{ Case, Reason string }
+
 // New makes the runtime under test over a state folder.
 type New func(t *testing.T, root string) oci.Runtime
 
-// Run runs the whole suite.
-func Run(t *testing.T, newRuntime New) {
+// Run runs the whole suite, but for the cases that do not fit the runtime; unfit has
+// the reasons.
+func Run(t *testing.T, newRuntime New, unfit ...Unfit) {
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}
@@ -50,6 +54,11 @@ func Run(t *testing.T, newRuntime New) {
 	})
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			for _, u := range unfit {
+				if u.Case == c.name {
+					t.Skip(u.Reason)
+				}
+			}
 			w := NewWorld(t, newRuntime)
 			c.run(w)
 		})

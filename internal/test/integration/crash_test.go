@@ -157,9 +157,13 @@ func crashPoints() (list []string) {
 func TestCrashMatrix(t *testing.T) {
 	w := world.New(t, world.Options{})
 	w.Pull()
+	crashAt(t, w, crashPoints())
+}
+
+func crashAt(t *testing.T, w *world.World, points []string) {
 	s := newSteady(w)
 	held := w.Holds()
-	for n, point := range crashPoints() {
+	for n, point := range points {
 		w.Kill()
 		w.Start("MONOCRIO_CRASH=" + point)
 		l := &life{w: w, name: fmt.Sprintf("crash%d", n), port: 18080}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"github.com/monocrio/monocrio/internal/test/fakeshim"
 	"github.com/monocrio/monocrio/internal/test/world"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,6 +22,9 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv(api.PluginNameEnvVar) != "" {
 		os.Exit(installedPlugin())
+	}
+	if code, is := fakeshim.Main(os.Args); is {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

@@ -32,6 +32,8 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/early/runc", "applets/runc", "the vestibule runs the OCI runtime"},
 	{"applets/early/runc", "applets/early/initstage", "libcontainer's child may bear the runtime's name: it is recognised first"},
 	{"applets/early", "applets/early/ctor", "which asks what the C start level decided"},
+	{"applets/early/shimrun", "applets/shimrun", "the vestibule runs the command line over shims"},
+	{"applets/early/shimrun", "applets/early/runc", "which is to run first"},
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
 	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
@@ -131,7 +133,10 @@ var fences = []struct {
 	module string
 	rooms  []string
 }{
-	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic"}},
+	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic", "internal/oci/shim"}},
+	// The protocol of shims: messages and transport.
+	{"github.com/containerd/containerd", []string{"internal/oci/shim"}},
+	{"github.com/containerd/ttrpc", []string{"internal/oci/shim"}},
 	{"go.podman.io/image", []string{"internal/image", "internal/image/trust"}},
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
 	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/trust", "applets"}},
@@ -152,9 +157,9 @@ var fences = []struct {
 	{"github.com/containerd/nri", []string{"internal/nri"}},
 	{"tags.cncf.io/container-device-interface", []string{"internal/cdi"}},
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
-	{"google.golang.org/protobuf", []string{"internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
+	{"google.golang.org/protobuf", []string{"internal/oci/shim", "internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/facts", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/...", "applets/ocic"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
 	{"k8s.io/klog", []string{"internal/stream"}},
@@ -181,7 +186,8 @@ func TestFences(t *testing.T) {
 // TestStatus: the kinds of failure become gRPC codes in one file.
 func TestStatus(t *testing.T) {
 	parsed(t, func(r room, name string, fset *token.FileSet, file *ast.File) {
-		if r.isTest() || r.Name == "applets/ocic" || r.Name == "internal/cri" && name == "codes.go" {
+		// Shims answer with codes, which become kinds there.
+		if r.isTest() || r.Name == "applets/ocic" || r.Name == "internal/cri" && name == "codes.go" || r.Name == "internal/oci/shim" && name == "task.go" {
 			return
 		}
 		for _, i := range file.Imports {

@@ -15,7 +15,7 @@ import (
 )
 
 // starters are the packages whose point is to run before main.
-var starters = []string{"applets/early", "applets/early/initstage", "applets/early/runc"}
+var starters = []string{"applets/early", "applets/early/initstage", "applets/early/runc", "applets/early/shimrun"}
 
 // environment lists who may read it besides applets and the daemon, and why.
 var environment = []string{
