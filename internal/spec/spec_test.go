@@ -54,8 +54,7 @@ func mount(m *cri.Mount) Mount { return Mount{Mount: m, Source: m.GetHostPath()}
 // The golden files show whole specifications; a change of one is a change of what
 // containers get.
 //
-// Options: crio.runtime.selinux, crio.runtime.hostnetwork_disable_selinux,
-// crio.runtime.min_injected_gomaxprocs, crio.runtime.shared_cpuset
+// Options: crio.runtime.min_injected_gomaxprocs, crio.runtime.shared_cpuset
 func TestGolden(t *testing.T) {
 	for name, change := range map[string]func(*Input){
 		"plain":      func(*Input) {},

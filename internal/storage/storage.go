@@ -162,7 +162,10 @@ func (s *Store) Lease(_ context.Context, l Lease) error {
 		opts.IDMappingOptions = types.IDMappingOptions{HostUIDMapping: true, HostGIDMapping: true}
 	}
 	if l.MountLabel != "" {
-		opts.Flags = map[string]any{"MountLabel": l.MountLabel}
+		// The library wants both or none, and does nothing with the process's but keep it.
+		opts.Flags = map[string]any{"MountLabel": l.MountLabel, "ProcessLabel": l.MountLabel}
+	} else {
+		opts.LabelOpts = []string{"disable"} // or it would choose labels of its own
 	}
 	_, err = s.store.CreateContainer(l.ID, nil, l.Image, "", string(meta), opts)
 	if err != nil {
