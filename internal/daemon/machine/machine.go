@@ -6,6 +6,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/config"
 	"github.com/monocrio/monocrio/internal/oci/shim"
+	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod/process"
 	"github.com/monocrio/monocrio/internal/pod/state"
 	"github.com/monocrio/monocrio/internal/selinux"
@@ -30,13 +31,26 @@ func Label(o selinux.Options) selinux.Options {
 	return o
 }
 
+// runtime is a handler's, below what else the daemon does at a container's steps; nil
+// for one without machines.
+func runtime(h *process.Handler) *shim.Runtime {
+	r := h.Runtime
+	if p, ok := r.(perf.Runtime); ok {
+		r = p.Runtime
+	}
+	rt, _ := r.(*shim.Runtime)
+	return rt
+}
+
 // Inside finds the numbers of a container, which its runtime tells.
 func Inside(handler func(string) (*process.Handler, error)) func(*state.ContainerView) stats.Group {
 	return func(v *state.ContainerView) stats.Group {
-		if h, err := handler(v.Request.Handler); err == nil {
-			if rt, ok := h.Runtime.(*shim.Runtime); ok {
-				return rt.Numbers(v.ID)
-			}
+		h, err := handler(v.Request.Handler)
+		if err != nil {
+			return nil
+		}
+		if rt := runtime(h); rt != nil {
+			return rt.Numbers(v.ID)
 		}
 		return nil
 	}
@@ -45,7 +59,7 @@ func Inside(handler func(string) (*process.Handler, error)) func(*state.Containe
 // EndOrphans ends the commands that a daemon which is gone waited for.
 func EndOrphans(ctx context.Context, handlers map[string]*process.Handler) {
 	for _, h := range handlers {
-		if rt, ok := h.Runtime.(*shim.Runtime); ok {
+		if rt := runtime(h); rt != nil {
 			rt.Sweep(ctx)
 		}
 	}

@@ -187,6 +187,7 @@ func (c *container) create(ctx context.Context) error {
 	if err := oci.WriteBundle(c.dir, spec); err != nil {
 		return err
 	}
+	socket := filepath.Join(filepath.Dir(filepath.Dir(c.dir)), c.id[:min(len(c.id), 12)]) // its path must be short
 	o := oci.CreateOptions{Bundle: c.dir, PidFile: filepath.Join(c.dir, "pid")}
 	files, err := c.files()
 	if err != nil {
@@ -194,12 +195,12 @@ func (c *container) create(ctx context.Context) error {
 	}
 	finish := func() { closeAll(files) }
 	if c.terminal {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(c.dir, "c"), Net: "unix"})
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 		if err != nil {
 			return err
 		}
 		defer l.Close()
-		o.ConsoleSocket = filepath.Join(c.dir, "c")
+		o.ConsoleSocket = socket
 		got := make(chan error, 1)
 		go func() { got <- c.receive(l) }()
 		if err = c.rt.Create(ctx, c.id, o); err == nil {

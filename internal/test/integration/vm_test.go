@@ -76,7 +76,7 @@ func named(t testing.TB, begin string) (list []int) {
 func TestVM(t *testing.T) {
 	w := machines(t, "")
 	pod := w.Pod("vm", func(c *cri.PodSandboxConfig) {
-		c.Linux.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+		c.Linux.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: 256 << 20}
 	})
 	if out, st := w.Output(pod, "short", "echo out; echo err >&2; cat /etc/hostname; exit 7", nil); !strings.Contains(out, "out\n") ||
 		!strings.Contains(out, "err\n") || !strings.Contains(out, "vm\n") || st.GetExitCode() != 7 {
@@ -183,7 +183,7 @@ func vmLimits(t *testing.T, w *world.World, id string) {
 	}
 	r, err := w.ContainerStats(w.Ctx(), &cri.ContainerStatsRequest{ContainerId: id})
 	must(t, err)
-	// The limit is known inside alone.
+	// The limit is known inside alone; that of the pod, on the node, is 256 MiB.
 	s := r.GetStats()
 	if left := s.GetMemory().GetAvailableBytes().GetValue(); s.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 ||
 		s.GetMemory().GetUsageBytes().GetValue() == 0 || len(found) == 1 && (left == 0 || left > 99<<20) {
