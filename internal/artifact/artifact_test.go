@@ -129,6 +129,30 @@ func TestFileNames(t *testing.T) {
 	}
 }
 
+// What a killed daemon was writing goes; what is of others stays.
+func TestCollectTemporaries(t *testing.T) {
+	s := newStore(t)
+	id := add(t, s, "example.com/a:1", "x=1")
+	ours, others := filepath.Join(s.opts.Root, "blobs/sha256/.abc.tmp"), filepath.Join(s.opts.Root, "blobs/sha256/.theirs")
+	for _, path := range []string{ours, others} {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Collect(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(ours); err == nil {
+		t.Error("our temporary file stays")
+	}
+	if _, err := os.Stat(others); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Find(id); err != nil {
+		t.Error(err)
+	}
+}
+
 // An index that others wrote, with what is no artifact in it, is read as far as it goes.
 func TestForeignIndex(t *testing.T) {
 	s := newStore(t)

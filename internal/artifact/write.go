@@ -268,7 +268,10 @@ func (s *Store) sweep() error {
 	for _, dir := range []string{filepath.Join(v1.ImageBlobsDir, "sha256"), signatures} {
 		entries, _ := os.ReadDir(filepath.Join(s.opts.Root, dir))
 		for _, e := range entries {
-			if !used[e.Name()] && !strings.HasPrefix(e.Name(), ".") {
+			// What begins with a dot may be of others; what WriteFile was writing when we
+			// were killed is ours, as nobody writes now.
+			ours := !strings.HasPrefix(e.Name(), ".") || strings.HasSuffix(e.Name(), ".tmp")
+			if !used[e.Name()] && ours {
 				err = errors.Join(err, os.RemoveAll(filepath.Join(s.opts.Root, dir, e.Name())))
 			}
 		}

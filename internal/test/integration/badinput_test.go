@@ -225,7 +225,7 @@ func badContainers(w *world.World) []struct {
 		{"swap below memory", bad, []string{"memory_swap_limit_in_bytes"}, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 32 << 20})},
 		{"negative quota period", bad, []string{"cpu_period", "-1"}, resources(&cri.LinuxContainerResources{CpuPeriod: -1})},
 		{"cpus that are no list", bad, []string{"cpuset_cpus", "all"}, resources(&cri.LinuxContainerResources{CpusetCpus: "all"})},
-		{"cpus that are not there", codes.Internal, nil, resources(&cri.LinuxContainerResources{CpusetCpus: "4096"})}, // the runtime's words
+		{"cpus that are not there", bad, []string{"cpuset_cpus", "4096"}, resources(&cri.LinuxContainerResources{CpusetCpus: "4096"})},
 		{"oom score", bad, []string{"oom_score_adj", "5000"}, resources(&cri.LinuxContainerResources{OomScoreAdj: 5000})},
 		{"variable without a name", bad, []string{"environment variable"}, env("", "x")},
 		{"variable with =", bad, []string{"environment variable", "A=B"}, env("A=B", "x")},
