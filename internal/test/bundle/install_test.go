@@ -11,15 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// From nothing to nothing, over each of the two programs that fetch.
+// From nothing to nothing, over each of the two programs that fetch, and with a small
+// system's tools.
 func TestLife(t *testing.T) {
-	for _, tools := range []struct{ use, not string }{{"curl", "wget"}, {"wget", "curl"}} {
+	for _, tools := range []struct{ use, not string }{{"curl", "wget"}, {"wget", "curl"}, {"busybox", ""}} {
 		t.Run(tools.use, func(t *testing.T) {
 			if _, err := exec.LookPath(tools.use); err != nil {
 				t.Skipf("this machine lacks %s", tools.use)
 			}
 			r := newRig(t)
-			r.without(tools.not)
+			if r.without(tools.not); tools.not == "" {
+				r.busybox()
+			}
 			r.write("etc/hosts", "127.0.0.1 localhost\n")
 			before := tree(t, r.file(""))
 			r.release("v1")

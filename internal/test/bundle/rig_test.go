@@ -82,19 +82,20 @@ func realBundle(t *testing.T) (tarball, tree string) {
 
 // rig is a machine's folders, and a web server with releases.
 type rig struct {
-	t    *testing.T
-	dir  string // of everything
-	site string
-	arch string
-	path string // PATH of what is run
-	url  string
-	cut  bool // the server ends in the middle of a tarball
+	t     *testing.T
+	dir   string // of everything
+	site  string
+	arch  string
+	path  string // PATH of what is run
+	shell string // the shell that runs it
+	url   string
+	cut   bool // the server ends in the middle of a tarball
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	tarball, _ := realBundle(t)
-	r := &rig{t: t, dir: t.TempDir(), path: os.Getenv("PATH"), arch: strings.Split(filepath.Base(tarball), ".")[1]}
+	r := &rig{t: t, dir: t.TempDir(), path: os.Getenv("PATH"), shell: "sh", arch: strings.Split(filepath.Base(tarball), ".")[1]}
 	r.site = filepath.Join(r.dir, "site")
 	r.mkdir("site/latest/download", "site/download", "machine/etc", "tmp")
 	if err := os.Chmod(filepath.Join(r.dir, "tmp"), 0o777|fs.ModeSticky); err != nil {
@@ -188,7 +189,7 @@ func (r *rig) env() []string {
 // run runs a script and returns what it says and its status.
 func (r *rig) run(as *syscall.Credential, script string, args ...string) (string, int) {
 	r.t.Helper()
-	cmd := exec.Command("sh", append([]string{script}, args...)...)
+	cmd := exec.Command(r.shell, append([]string{script}, args...)...)
 	cmd.Env = r.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	out, err := cmd.CombinedOutput()
@@ -284,12 +285,34 @@ func (r *rig) same(what string, before map[string]string) {
 	}
 }
 
+// tools are all that scripts/get and install may use.
+func tools() []string {
+	return []string{"curl", "wget", "tar", "gzip", "sha256sum", "sh", "uname", "mkdir", "rm", "rmdir", "cp", "ln", "ls", "mv", "cat"}
+}
+
+// busybox makes a PATH in which all is busybox, which has no curl.
+func (r *rig) busybox() {
+	r.t.Helper()
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		r.t.Skip("this machine lacks busybox")
+	}
+	r.path = filepath.Join(r.dir, "tools-of-busybox")
+	r.shell = filepath.Join(r.path, "sh")
+	r.mkdir("tools-of-busybox")
+	for _, n := range tools()[1:] {
+		if err := os.Symlink(path, filepath.Join(r.path, n)); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // without makes a PATH in which a tool is missing.
 func (r *rig) without(tool string) {
 	r.t.Helper()
 	dir := "tools-without-" + tool
 	r.mkdir(dir)
-	for _, n := range []string{"curl", "wget", "tar", "gzip", "sha256sum", "sh", "uname", "mkdir", "rm", "rmdir", "cp", "ln", "ls", "mv", "cat"} {
+	for _, n := range tools() {
 		if path, err := exec.LookPath(n); err == nil && n != tool {
 			if err := os.Symlink(path, filepath.Join(r.dir, dir, n)); err != nil {
 				r.t.Fatal(err)
