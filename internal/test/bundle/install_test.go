@@ -187,6 +187,64 @@ func TestLeftovers(t *testing.T) {
 	r.same("uninstall", before)
 }
 
+// Killed before any of the programs that it calls, an install is gone on with by the
+// next one; before that the version that was there works, and what is left is undone.
+func TestKilled(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		step int
+	}{{"first install", 7}, {"upgrade", 3}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.mkdir("machine/usr/lib")
+			before := tree(t, r.file(""))
+			r.release("v1")
+			bundle := func(version string) string {
+				dir := filepath.Join(r.dir, "unpacked-"+version)
+				r.sh(`mkdir -p "$2"; tar -xzf "$1" -C "$2"`, filepath.Join(r.site, "download", version, "monocrio."+r.arch+"."+version+".tar.gz"), dir)
+				return filepath.Join(dir, "monocrio")
+			}
+			r.release("v2", "echo '# of v2' >>etc/crio.conf; echo '# of v2' >>systemd/crio.service")
+			v1, v2 := bundle("v1"), bundle("v2")
+			run := func(script string) {
+				t.Helper()
+				if out, code := r.run(nil, script); code != 0 {
+					t.Fatalf("%s: status %d: %s", script, code, out)
+				}
+			}
+			finished := false
+			for n := 2; !finished; n += c.step {
+				if c.name == "upgrade" {
+					run(filepath.Join(v1, "install"))
+				}
+				r.killing(n)
+				cmd := exec.Command("sh", "-c", `echo $$ >"$1"/pid; exec sh "$2"/install`, "sh", r.dir, v2)
+				cmd.Env = append(r.env(), "PATH="+filepath.Join(r.dir, "tools-that-kill")+":"+r.path)
+				finished = cmd.Run() == nil
+				if _, err := os.Lstat(r.file("usr/bin/crio")); err == nil || c.name == "upgrade" {
+					if v := r.version(); v != "v1" && v != "v2" {
+						t.Errorf("killed at call %d: %s", n, v)
+					}
+				}
+				if n%2 == 0 { // gone on with, else undone as it is
+					run(filepath.Join(v2, "install"))
+					if v := r.version(); v != "v2" || !strings.HasSuffix(r.read("etc/crio/crio.conf"), "# of v2\n") {
+						t.Errorf("killed at call %d and gone on with: %s", n, v)
+					}
+				}
+				if _, err := os.Stat(r.file("usr/lib/monocrio/manifest")); err == nil {
+					run(filepath.Join(v2, "uninstall"))
+				} else if err := os.RemoveAll(r.file("usr/lib/monocrio")); err != nil { // killed before it had begun
+					t.Fatal(err)
+				}
+				if r.same("killed and uninstalled", before); t.Failed() {
+					t.Fatalf("killed at call %d", n)
+				}
+			}
+		})
+	}
+}
+
 // fails runs get, which must end with the status, say one line with the text, and have
 // changed nothing.
 func (r *rig) fails(what string, status int, text string, as *syscall.Credential, args ...string) {

@@ -307,6 +307,27 @@ func (r *rig) busybox() {
 	}
 }
 
+// killing makes a PATH whose tools count their calls, and kill the shell whose process
+// is in the file "pid" before the n-th.
+func (r *rig) killing(n int) {
+	r.t.Helper()
+	r.mkdir("tools-that-kill")
+	dir := filepath.Join(r.dir, "tools-that-kill")
+	for _, tool := range []string{"mkdir", "rm", "rmdir", "cp", "ln", "mv", "sha256sum"} {
+		path, err := exec.LookPath(tool)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		text := fmt.Sprintf("#!/bin/sh\nread -r n <%[1]s/count\nn=$((n + 1))\necho $n >%[1]s/count\nif [ $n -ge %[2]d ]; then read -r p <%[1]s/pid; kill -9 $p; exit 1; fi\nexec %[3]s \"$@\"\n", r.dir, n, path)
+		if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(r.dir, "count"), []byte("0\n"), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // without makes a PATH in which a tool is missing.
 func (r *rig) without(tool string) {
 	r.t.Helper()
