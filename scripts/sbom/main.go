@@ -109,6 +109,9 @@ func run(executable, revision, date, folder string) error {
 		return err
 	}
 	add(std)
+	// The linker leaves no trace of its version in a stripped file.
+	add(pkg{ID: "SPDXRef-Package-glibc", Name: "glibc", Version: "NOASSERTION", Location: "https://www.gnu.org/software/libc/",
+		Concluded: "NOASSERTION", Declared: "LGPL-2.1-or-later", Copyright: "NOASSERTION"})
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
