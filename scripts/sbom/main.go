@@ -24,6 +24,10 @@ import (
 	"strings"
 )
 
+// vendored is where `go mod vendor` puts modules, licences too; where it did, the
+// module cache is empty.
+const vendored = "vendor"
+
 func main() {
 	if len(os.Args) != 5 {
 		fmt.Fprintln(os.Stderr, "usage: sbom EXECUTABLE REVISION DATE FOLDER")
@@ -104,7 +108,12 @@ func run(executable, revision, date, folder string) error {
 	if err != nil {
 		return err
 	}
-	std, err := module("std", strings.TrimPrefix(info.GoVersion, "go"), where[0], filepath.Join(folder, "licences/go"))
+	library := where[0]
+	if _, err := os.Stat(filepath.Join(library, "LICENSE")); err != nil {
+		// Some distributions leave it out: the same authors' same text.
+		library = filepath.Join(vendored, "golang.org/x/sys")
+	}
+	std, err := module("std", strings.TrimPrefix(info.GoVersion, "go"), library, filepath.Join(folder, "licences/go"))
 	if err != nil {
 		return err
 	}
@@ -133,8 +142,11 @@ func run(executable, revision, date, folder string) error {
 }
 
 func dependency(m *debug.Module, cache, folder string) (pkg, error) {
-	name := escape(m.Path) + "@" + escape(m.Version)
-	p, err := module(m.Path, m.Version, filepath.Join(cache, name), filepath.Join(folder, "licences", m.Path))
+	from := filepath.Join(cache, escape(m.Path)+"@"+escape(m.Version))
+	if _, err := os.Stat(filepath.Join(vendored, "modules.txt")); err == nil {
+		from = filepath.Join(vendored, m.Path)
+	}
+	p, err := module(m.Path, m.Version, from, filepath.Join(folder, "licences", m.Path))
 	if err != nil {
 		return p, err
 	}

@@ -1,0 +1,1 @@
+"sha256-Y8FJnX9SPtdo+eSvsxMUCJ+QZYwcA72Yx2wmgKBpdlk="
