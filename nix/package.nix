@@ -3,6 +3,8 @@
 {
   buildGo126Module,
   glibc,
+  libseccomp,
+  pkg-config,
   src,
   commit,
   date,
@@ -12,7 +14,11 @@ buildGo126Module {
   version = if commit == "" then "unknown" else commit;
   inherit src;
   vendorHash = import ./vendor-hash.nix;
-  buildInputs = [ glibc.static ];
+  nativeBuildInputs = [ pkg-config ];
+  buildInputs = [
+    glibc.static
+    (import ./libseccomp-static.nix libseccomp)
+  ];
   env = {
     CGO_ENABLED = "1";
     MONOCRIO_COMMIT = commit;

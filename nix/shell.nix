@@ -1,5 +1,4 @@
-# What scripts/build, scripts/lint and the tests need; libseccomp is for tests that
-# compare ours with it.
+# What scripts/build, scripts/lint and the tests need.
 {
   mkShell,
   cri-tools,
@@ -20,9 +19,6 @@ mkShell {
   ];
   buildInputs = [
     glibc.static
-    (libseccomp.overrideAttrs (old: {
-      dontDisableStatic = true;
-      configureFlags = (old.configureFlags or [ ]) ++ [ "--enable-static" ];
-    }))
+    (import ./libseccomp-static.nix libseccomp)
   ];
 }
