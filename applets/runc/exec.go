@@ -126,17 +126,14 @@ func execConsole(req *libct.SpawnRequest, x *execFlags) (tty *terminal, err erro
 		req.Stdin, req.Stdout, req.Stderr = os.Stdin, os.Stdout, os.Stderr
 		return nil, nil
 	}
-	path := x.consoleSocket
-	if path == "" {
-		if x.detach {
-			return nil, errNoTerminal
-		}
-		if tty, err = newTerminal(); err != nil {
-			return nil, err
-		}
-		path = tty.path
+	switch {
+	case x.consoleSocket != "":
+		req.Console, err = libct.DialConsole(x.consoleSocket)
+	case x.detach:
+		err = errNoTerminal
+	default:
+		tty, req.Console, err = pairedTerminal()
 	}
-	req.Console, err = libct.DialConsole(path)
 	return tty, err
 }
 

@@ -201,6 +201,15 @@ func TestLog(t *testing.T) {
 	c.expect(1, "not known", "--log-format", "xml", "list")
 }
 
+// TestExecTerminal: an exec's console socket has no name in the file system, so it
+// needs no directory and leaves none behind when it is killed.
+func TestExecTerminal(t *testing.T) {
+	c := newCLI(t)
+	id, _ := c.Start("sleep 1000")
+	t.Setenv("TMPDIR", "/not-there")
+	c.expect(7, "/dev/pts/", "exec", "--tty", id, "sh", "-c", "readlink /proc/self/fd/0; exit 7")
+}
+
 func TestExec(t *testing.T) {
 	c := newCLI(t)
 	id, _ := c.Start("sleep 1000")

@@ -18,11 +18,23 @@ import (
 
 // terminal joins our own terminal to that of a container's process.
 type terminal struct {
-	path     string // the console socket
+	path     string // the console socket of a container, until it was used
 	listener *net.UnixListener
+	ours     *os.File // or our end of a pair
 	master   *os.File
 	old      *unix.Termios // ours, before it was made raw
 	finished chan struct{}
+}
+
+// pairedTerminal is for a process that gets its console socket as a descriptor. It
+// has no name, so nothing stays behind when we are killed.
+func pairedTerminal() (t *terminal, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a console socket: %w", err)
+	}
+	t = &terminal{ours: os.NewFile(uintptr(fds[0]), "console"), finished: make(chan struct{})}
+	return t, os.NewFile(uintptr(fds[1]), "console"), nil
 }
 
 func newTerminal() (*terminal, error) {
@@ -39,23 +51,16 @@ func newTerminal() (*terminal, error) {
 	return &terminal{path: path, listener: l, finished: make(chan struct{})}, nil
 }
 
-// begin receives the master and starts copying; the container exists by now, so
-// the master waits in the socket.
+// begin receives the master and starts copying; the process exists by now, so the
+// master waits in the socket.
 func (t *terminal) begin() error {
-	if err := t.listener.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
+	if t.ours == nil {
+		if err := t.accept(); err != nil {
+			return fmt.Errorf("cannot receive the terminal: %w", err)
+		}
 	}
-	conn, err := t.listener.AcceptUnix()
-	if err != nil {
-		return fmt.Errorf("cannot receive the terminal: %w", err)
-	}
-	defer conn.Close()
-	socket, err := conn.File()
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
-	if t.master, err = oci.ReceiveConsole(socket); err != nil {
+	var err error
+	if t.master, err = oci.ReceiveConsole(t.ours); err != nil {
 		return err
 	}
 	t.resize()
@@ -66,6 +71,21 @@ func (t *terminal) begin() error {
 		close(t.finished)
 	}()
 	return nil
+}
+
+// accept takes the one connection; the socket's name goes with it.
+func (t *terminal) accept() error {
+	if err := t.listener.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	conn, err := t.listener.AcceptUnix()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	t.unlink()
+	t.ours, err = conn.File()
+	return err
 }
 
 // raw hands every key to the container; without a terminal of our own there is
@@ -111,8 +131,19 @@ func (t *terminal) close() {
 	if t.master != nil {
 		t.master.Close()
 	}
+	if t.ours != nil {
+		t.ours.Close()
+	}
+	t.unlink()
+}
+
+func (t *terminal) unlink() {
+	if t.listener == nil {
+		return
+	}
 	t.listener.Close()
 	os.RemoveAll(filepath.Dir(t.path))
+	t.listener = nil
 }
 
 // childOf reads si_pid, which the library's siginfo has no name for: the first
