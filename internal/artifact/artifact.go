@@ -167,23 +167,36 @@ func (s *Store) read(dir string) (list []Artifact, err error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, e := range entries(index) {
+		a, err := load(dir, e.digest)
+		s.tell("an artifact cannot be read; pull it again", filepath.Join(dir, string(e.digest)), err)
+		if err == nil {
+			a.Names = e.names
+			list = append(list, *a)
+		}
+	}
+	return list, nil
+}
+
+// entry is a manifest in an index, which may stand there once for each of its names.
+type entry struct {
+	digest digest.Digest
+	names  []string
+}
+
+func entries(index v1.Index) (list []entry) {
 	at := map[digest.Digest]int{}
 	for _, d := range index.Manifests {
 		i, known := at[d.Digest]
 		if !known {
-			a, err := load(dir, d.Digest)
-			s.tell("an artifact cannot be read; pull it again", filepath.Join(dir, string(d.Digest)), err)
-			if err != nil {
-				continue
-			}
 			i = len(list)
-			at[d.Digest], list = i, append(list, *a)
+			at[d.Digest], list = i, append(list, entry{digest: d.Digest})
 		}
-		if name := d.Annotations[v1.AnnotationRefName]; name != "" && !slices.Contains(list[i].Names, name) {
-			list[i].Names = append(list[i].Names, name)
+		if name := d.Annotations[v1.AnnotationRefName]; name != "" && !slices.Contains(list[i].names, name) {
+			list[i].names = append(list[i].names, name)
 		}
 	}
-	return list, nil
+	return list
 }
 
 // load reads the manifest of an artifact.

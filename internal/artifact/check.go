@@ -5,7 +5,6 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Damage is an artifact that cannot be used as it is.
@@ -22,23 +21,16 @@ func (s *Store) Check(quick bool) (list []Damage, err error) {
 	if err != nil {
 		return nil, err
 	}
-	at := map[digest.Digest]int{}
-	for _, d := range index.Manifests {
-		i, known := at[d.Digest]
-		if !known {
-			found := check(s.opts.Root, d.Digest, quick)
-			if found == nil {
-				continue
-			}
-			i = len(list)
-			at[d.Digest], list = i, append(list, Damage{Err: found})
-			if usable(d.Digest) == nil {
-				list[i].ID = d.Digest.Encoded()
-			}
+	for _, e := range entries(index) {
+		found := check(s.opts.Root, e.digest, quick)
+		if found == nil {
+			continue
 		}
-		if name := d.Annotations[v1.AnnotationRefName]; name != "" {
-			list[i].Names = append(list[i].Names, name)
+		d := Damage{Names: e.names, Err: found}
+		if usable(e.digest) == nil {
+			d.ID = e.digest.Encoded()
 		}
+		list = append(list, d)
 	}
 	return list, nil
 }
