@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -105,8 +106,8 @@ func (c *client) ctrList() *cobra.Command {
 				fmt.Println(e.GetId())
 				continue
 			}
-			t.row(short(e.GetId()), ago(e.GetCreatedAt()), ctrState(e.GetState()), e.GetMetadata().GetName(),
-				fmt.Sprint(e.GetMetadata().GetAttempt()), e.GetImage().GetImage(), short(e.GetPodSandboxId()))
+			t.row(ident.Short(e.GetId()), ago(e.GetCreatedAt()), ctrState(e.GetState()), e.GetMetadata().GetName(),
+				fmt.Sprint(e.GetMetadata().GetAttempt()), e.GetImage().GetImage(), ident.Short(e.GetPodSandboxId()))
 		}
 		if quiet {
 			return nil

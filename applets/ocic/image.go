@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	daemon "github.com/monocrio/monocrio/internal/inspect/client"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
@@ -116,7 +117,7 @@ func (c *client) imageList() *cobra.Command {
 				pinned = "yes"
 			}
 			for _, n := range names {
-				t.row(n, short(i.GetId()), size(i.GetSize()), pinned)
+				t.row(n, ident.Short(i.GetId()), daemon.Size(i.GetSize()), pinned)
 			}
 		}
 		if quiet {
@@ -143,7 +144,7 @@ func (c *client) imageStatus(ctx context.Context, name string) error {
 	t := newTable("IMAGE", i.GetId())
 	t.row("tags", strings.Join(i.GetRepoTags(), ", "))
 	t.row("digests", strings.Join(i.GetRepoDigests(), ", "))
-	t.row("size", size(i.GetSize()))
+	t.row("size", daemon.Size(i.GetSize()))
 	user := i.GetUsername()
 	if i.GetUid() != nil {
 		user = fmt.Sprint(i.GetUid().GetValue())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -99,7 +100,7 @@ func (c *client) podList() *cobra.Command {
 				fmt.Println(p.GetId())
 				continue
 			}
-			t.row(short(p.GetId()), ago(p.GetCreatedAt()), podState(p.GetState()), p.GetMetadata().GetName(), p.GetMetadata().GetNamespace(),
+			t.row(ident.Short(p.GetId()), ago(p.GetCreatedAt()), podState(p.GetState()), p.GetMetadata().GetName(), p.GetMetadata().GetNamespace(),
 				fmt.Sprint(p.GetMetadata().GetAttempt()), p.GetRuntimeHandler())
 		}
 		if quiet {

@@ -64,27 +64,6 @@ func ago(ns int64) string {
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
 }
 
-func short(id string) string {
-	id = strings.TrimPrefix(id, "sha256:")
-	if len(id) > 12 {
-		return id[:12]
-	}
-	return id
-}
-
-// size tells bytes as people count them.
-func size(n uint64) string {
-	for _, u := range []struct {
-		bytes uint64
-		name  string
-	}{{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} {
-		if n >= u.bytes {
-			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.bytes), u.name)
-		}
-	}
-	return fmt.Sprintf("%d B", n)
-}
-
 // readConfig reads a JSON file as crictl takes it: the CRI's field names, in
 // snake_case or lowerCamel; enumerations as numbers or names.
 func readConfig(path string, m proto.Message) error {

@@ -29,8 +29,9 @@ func Prefix(s string) bool { return s != "" && len(s) <= Len && isHex(s) }
 
 func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
-// Short returns the first 12 digits, as people quote an ID.
+// Short returns the first 12 digits, as people quote an ID or a SHA-256 digest.
 func Short(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
 	if len(id) > 12 {
 		return id[:12]
 	}

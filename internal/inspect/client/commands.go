@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/inspect"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
@@ -187,7 +188,7 @@ func (c *commands) ids(cmd *cobra.Command, args []string, begin string) ([]strin
 	var list []string
 	add := func(id, name string) {
 		if strings.HasPrefix(id, begin) {
-			list = append(list, short(id)+"\t"+name)
+			list = append(list, ident.Short(id)+"\t"+name)
 		}
 	}
 	for _, p := range all.Pods {

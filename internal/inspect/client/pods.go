@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/inspect"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
@@ -40,16 +41,16 @@ func podTable(w io.Writer, all inspect.Pods, problems bool) error {
 		}
 		podRows(t, p, all.Now, problems)
 		for _, f := range failed {
-			t.failure("failed", age(all.Now.Sub(f.At)), "  "+f.Name[strings.LastIndexByte(f.Name, '/')+1:], short(f.ID), f.Step, cause(&f))
+			t.failure("failed", age(all.Now.Sub(f.At)), "  "+f.Name[strings.LastIndexByte(f.Name, '/')+1:], ident.Short(f.ID), f.Step, cause(&f))
 		}
 	}
 	for _, f := range all.Failed {
 		if _, left := below[f.Pod]; left {
-			t.failure("failed", age(all.Now.Sub(f.At)), f.Name, short(f.ID), f.Step, cause(&f))
+			t.failure("failed", age(all.Now.Sub(f.At)), f.Name, ident.Short(f.ID), f.Step, cause(&f))
 		}
 	}
 	for _, d := range all.Owed {
-		t.failure("owed", age(all.Now.Sub(d.Since)), d.Name, short(d.Pod), "network", "CNI DEL of network "+d.Network+", "+times(d.Tries+1, "tries")+line(d.Error))
+		t.failure("owed", age(all.Now.Sub(d.Since)), d.Name, ident.Short(d.Pod), "network", "CNI DEL of network "+d.Network+", "+times(d.Tries+1, "tries")+line(d.Error))
 	}
 	if all.OwedUnknown != "" {
 		t.row("owed", "?", "", "", "network", line(all.OwedUnknown))
@@ -72,10 +73,10 @@ func podRows(t *table, p *inspect.Pod, now time.Time, problems bool) {
 		if o.Doing == nil && o.Problem != "" {
 			add = t.failure
 		}
-		add(o.State, since(o.Since, now), name, short(o.ID), step, detail)
+		add(o.State, since(o.Since, now), name, ident.Short(o.ID), step, detail)
 	}
 	if p.Owed != "" && p.Doing == nil {
-		t.failure(p.State, since(p.Since, now), p.Namespace+"/"+p.Name, short(p.ID), "network", "owed: "+line(p.Owed))
+		t.failure(p.State, since(p.Since, now), p.Namespace+"/"+p.Name, ident.Short(p.ID), "network", "owed: "+line(p.Owed))
 	} else {
 		row(&p.Object, p.Namespace+"/"+p.Name, strings.Join(p.IPs, ", "))
 	}

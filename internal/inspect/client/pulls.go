@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/inspect"
 	"github.com/monocrio/monocrio/internal/manual"
 	"github.com/spf13/cobra"
@@ -76,11 +77,11 @@ func pullTable(w io.Writer, all inspect.Pulls) error {
 	t := newTable(w, "ENDED", "AGO", "TOOK", "BYTES", "IMAGE", "DETAIL")
 	for i := len(all.Recent) - 1; i >= 0; i-- {
 		p := &all.Recent[i]
-		state, detail, add := "pulled", "id "+short(p.ID), t.row
+		state, detail, add := "pulled", "id "+ident.Short(p.ID), t.row
 		if p.Error != "" {
 			state, detail, add = "failed", line(p.Error), t.failure
 		}
-		add(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), size(p.Done), p.Image, detail)
+		add(state, age(all.Now.Sub(*p.Ended)), took(p.Ended.Sub(p.Started).Seconds()), Size(p.Done), p.Image, detail)
 	}
 	return t.print()
 }
@@ -113,11 +114,11 @@ func pullRows(t *table, p *inspect.Pull, now time.Time) {
 	rate, left := pace(p, now)
 	t.row(pullState(p), age(now.Sub(p.Started)), ofTotal(p.Done, p.Total), rate, left, strings.Join(p.Hosts, ", "), p.Image)
 	for _, l := range p.Layers {
-		done := size(l.Size)
+		done := Size(l.Size)
 		if l.State == "fetching" || l.State == "waiting" {
 			done = ofTotal(l.Done, &l.Size)
 		}
-		t.row("  "+l.State, "", done, "", "", "", "  "+short(l.Digest))
+		t.row("  "+l.State, "", done, "", "", "", "  "+ident.Short(l.Digest))
 	}
 }
 
@@ -130,7 +131,7 @@ func pace(p *inspect.Pull, now time.Time) (rate, left string) {
 	if silent := now.Sub(p.LastByte); silent > 5*time.Second {
 		return "silent " + age(silent), "?"
 	}
-	if rate, left = size(int64(p.Rate))+"/s", "?"; p.Left != nil {
+	if rate, left = Size(int64(p.Rate))+"/s", "?"; p.Left != nil {
 		left = age(time.Duration(*p.Left*float64(time.Second)) + time.Second)
 	}
 	return rate, left
@@ -160,10 +161,10 @@ func pullState(p *inspect.Pull) string {
 
 func ofTotal(done int64, total *int64) string {
 	if total == nil || *total < 0 {
-		return size(done)
+		return Size(done)
 	}
 	if *total == 0 {
 		return "nothing new"
 	}
-	return fmt.Sprintf("%s of %s, %d%%", size(done), size(*total), done*100 / *total)
+	return fmt.Sprintf("%s of %s, %d%%", Size(done), Size(*total), done*100 / *total)
 }

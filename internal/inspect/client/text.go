@@ -139,14 +139,6 @@ func since(t *time.Time, now time.Time) string {
 	return age(now.Sub(*t))
 }
 
-func short(id string) string {
-	id = strings.TrimPrefix(id, "sha256:")
-	if len(id) > 12 {
-		return id[:12]
-	}
-	return id
-}
-
 // line makes one line of a text, and short ids of long ones.
 func line(s string) string {
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
@@ -184,10 +176,10 @@ func (s *spaced) Write(p []byte) (int, error) {
 	return n + m, err
 }
 
-// size tells bytes as people count them.
-func size(n int64) string {
+// Size tells bytes as people count them.
+func Size[N int64 | uint64](n N) string {
 	for _, u := range []struct {
-		bytes int64
+		bytes N
 		name  string
 	}{{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} {
 		if n >= u.bytes {
