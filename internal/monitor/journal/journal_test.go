@@ -2,85 +2,23 @@ package journal
 
 import (
 	"bytes"
-	"encoding/binary"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/monocrio/monocrio/internal/test/journaltest"
 )
 
 // listen plays the journal.
 func listen(t *testing.T) (*net.UnixConn, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c, path
-}
-
-// receive returns the fields of one message, and whether it came in a file.
-func receive(t *testing.T, c *net.UnixConn) (map[string]string, bool) {
-	t.Helper()
-	buf, oob := make([]byte, 1<<20), make([]byte, 256)
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
-	n, m, _, _, err := c.ReadMsgUnix(buf, oob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m == 0 {
-		return parse(t, buf[:n]), false
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:m])
-	if err != nil || n != 0 {
-		t.Fatal(n, err)
-	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) != 1 {
-		t.Fatal(fds, err)
-	}
-	f := os.NewFile(uintptr(fds[0]), "memory")
-	defer f.Close()
-	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if want := unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE; err != nil || seals != want {
-		t.Errorf("seals %x, %v", seals, err)
-	}
-	data, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return parse(t, data), true
-}
-
-// parse reads the protocol's two forms of a field.
-func parse(t *testing.T, b []byte) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	for len(b) > 0 {
-		line, rest, ok := bytes.Cut(b, []byte("\n"))
-		if !ok {
-			t.Fatalf("the message ends in %q", line)
-		}
-		name, value, ok := bytes.Cut(line, []byte("="))
-		if !ok {
-			n := binary.LittleEndian.Uint64(rest)
-			value, rest = rest[8:8+n], rest[8+n+1:]
-		}
-		if _, twice := out[string(name)]; twice {
-			t.Errorf("%s stands there twice", name)
-		}
-		out[string(name)] = string(value)
-		b = rest
-	}
-	return out
+	return journaltest.Listen(t, path), path
 }
 
 const id = "0123456789abcdef0123456789abcdef"
@@ -115,7 +53,7 @@ func TestFields(t *testing.T) {
 		for k, v := range common {
 			c.more[k] = v
 		}
-		if got, _ := receive(t, conn); !reflect.DeepEqual(got, c.more) {
+		if got, _ := journaltest.Receive(t, conn); !reflect.DeepEqual(got, c.more) {
 			t.Errorf("%+v: %v", c.o, got)
 		}
 	}
@@ -127,7 +65,7 @@ func TestPartial(t *testing.T) {
 		j := open(t, Options{Socket: path, NoPartial: no})
 		for _, partial := range []bool{true, false} {
 			j.Send('3', partial, []byte("x"))
-			got, _ := receive(t, conn)
+			got, _ := journaltest.Receive(t, conn)
 			if (got["CONTAINER_PARTIAL_MESSAGE"] == "true") != (partial && !no) || got["PRIORITY"] != "3" {
 				t.Errorf("partial %v, without the mark %v: %v", partial, no, got)
 			}
@@ -141,7 +79,7 @@ func TestLarge(t *testing.T) {
 	big := strings.Repeat("x", 120<<10)
 	j := open(t, Options{Socket: path, Labels: []string{"A=" + big, "B=" + big, "C=" + big}})
 	j.Send('6', false, bytes.Repeat([]byte("y"), 8192))
-	got, file := receive(t, conn)
+	got, file := journaltest.Receive(t, conn)
 	if !file || got["C"] != big || got["MESSAGE"] != strings.Repeat("y", 8192) {
 		t.Errorf("in a file: %v; %d fields", file, len(got))
 	}
@@ -168,7 +106,7 @@ func TestAbsent(t *testing.T) {
 			t.Fatal(err)
 		}
 		j.Send('6', false, []byte("found"))
-		if got, _ := receive(t, c); got["MESSAGE"] != "found" {
+		if got, _ := journaltest.Receive(t, c); got["MESSAGE"] != "found" {
 			t.Errorf("%v", got)
 		}
 		c.Close()
@@ -230,13 +168,13 @@ func TestStuck(t *testing.T) {
 	if warned != 1 || !j.lost || j.waits {
 		t.Errorf("%d warnings, lost %v, waits %v", warned, j.lost, j.waits)
 	}
-	receive(t, conn)
+	journaltest.Receive(t, conn)
 	j.Send('6', false, []byte("again"))
 	if j.lost || !j.waits {
 		t.Error("it does not go on when the journal reads again")
 	}
 	for {
-		got, _ := receive(t, conn)
+		got, _ := journaltest.Receive(t, conn)
 		if got["MESSAGE"] == "again" {
 			break
 		}

@@ -2,7 +2,6 @@ package monitortest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net"
 	"os"
 	"os/exec"
@@ -13,52 +12,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/monocrio/monocrio/internal/test/journaltest"
 )
 
-// fakeJournal listens where the system's journal does, in this mount namespace.
-func fakeJournal(t *testing.T) *net.UnixConn {
-	t.Helper()
-	if err := unix.Mount("none", "/run", "tmpfs", 0, ""); err != nil {
-		t.Skip("cannot mount a folder for the journal's socket: ", err)
-	}
-	t.Cleanup(func() { unix.Unmount("/run", unix.MNT_DETACH) })
-	const socket = "/run/systemd/journal/socket"
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
 // entry is what the journal has of one message.
-type entry map[string]string
+type entry = map[string]string
 
 // entries reads until a message with the text last.
 func entries(t *testing.T, c *net.UnixConn, last string) []entry {
 	t.Helper()
 	var out []entry
-	buf := make([]byte, 1<<20)
-	c.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
-		n, err := c.Read(buf)
-		if err != nil {
-			t.Fatalf("%v after %v", err, out)
-		}
-		e := entry{}
-		for b := buf[:n]; len(b) > 0; {
-			line, rest, _ := bytes.Cut(b, []byte("\n"))
-			name, value, short := bytes.Cut(line, []byte("="))
-			if !short {
-				size := binary.LittleEndian.Uint64(rest)
-				value, rest = rest[8:8+size], rest[8+size+1:]
-			}
-			e[string(name)] = string(value)
-			b = rest
-		}
+		e, _ := journaltest.Receive(t, c)
 		e["MESSAGE"] = strings.TrimSuffix(e["MESSAGE"], "\n") // 2.1.6 leaves it there
 		out = append(out, e)
 		if e["MESSAGE"] == last {
@@ -84,7 +50,7 @@ func journald(t *testing.T, r *Rig) {
 		if r.Foreign && len(c.args) > 2 {
 			continue // conmon 2.1.6 does not know these two
 		}
-		conn := fakeJournal(t)
+		conn := journaltest.ListenSystem(t)
 		dir, _, stderr := direct(t, r, program, nil, append(c.args, "-c", longID, "-l", "journald:")...)
 		got := entries(t, conn, "end")
 		c.want["CONTAINER_ID"], c.want["CONTAINER_ID_FULL"], c.want["CONTAINER_NAME"] = longID[:12], longID, "name"

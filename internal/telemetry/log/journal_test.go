@@ -2,60 +2,22 @@ package log
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/monocrio/monocrio/internal/test/journaltest"
 )
 
-// read receives one message as the journal does, and takes its fields apart.
 func read(t *testing.T, conn *net.UnixConn) map[string]string {
 	t.Helper()
-	buf, oob := make([]byte, 1<<20), make([]byte, 100)
-	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	n, on, _, _, err := conn.ReadMsgUnix(buf, oob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data := buf[:n]
-	if on > 0 {
-		msgs, err := unix.ParseSocketControlMessage(oob[:on])
-		if err != nil {
-			t.Fatal(err)
-		}
-		fds, err := unix.ParseUnixRights(&msgs[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := os.NewFile(uintptr(fds[0]), "message")
-		defer f.Close()
-		if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_WRITE == 0 {
-			t.Errorf("seals %x, %v", seals, err)
-		}
-		if data, err = io.ReadAll(io.NewSectionReader(f, 0, 1<<30)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fields := map[string]string{}
-	for len(data) > 0 {
-		line, rest, _ := bytes.Cut(data, []byte("\n"))
-		if name, value, ok := strings.Cut(string(line), "="); ok {
-			fields[name], data = value, rest
-			continue
-		}
-		n := binary.LittleEndian.Uint64(rest)
-		fields[string(line)], data = string(rest[8:8+n]), rest[8+n+1:]
-	}
+	fields, _ := journaltest.Receive(t, conn)
 	return fields
 }
 

@@ -2,16 +2,14 @@ package integration
 
 import (
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/monocrio/monocrio/internal/test/journaltest"
 	"github.com/monocrio/monocrio/internal/test/world"
 )
 
@@ -91,19 +89,7 @@ func TestLogToJournald(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: mounts")
 	}
-	if err := unix.Mount("none", "/run", "tmpfs", 0, ""); err != nil {
-		t.Skip("cannot mount a folder for the journal's socket: ", err)
-	}
-	t.Cleanup(func() { unix.Unmount("/run", unix.MNT_DETACH) })
-	const socket = "/run/systemd/journal/socket"
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	conn := journaltest.ListenSystem(t)
 	w := world.New(t, world.Options{Extra: "[crio.runtime]\nlog_to_journald = true\n"})
 	w.Pull()
 	log, _ := w.Output(w.Pod("pod", nil), "main", "echo hello; echo oops >&2", func(c *cri.ContainerConfig) { c.Metadata.Attempt = 2 })

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/monocrio/monocrio/internal/test/journaltest"
 	"github.com/monocrio/monocrio/internal/test/registry"
 	"github.com/monocrio/monocrio/internal/test/world"
 )
@@ -50,15 +51,7 @@ func newEngine(t *testing.T, monitor, runtime string) *engine {
 	e.mount(e.dir)
 	e.mount("/run") // podman's own files, and the journal's socket
 	t.Cleanup(removeCgroups)
-	const socket = "/run/systemd/journal/socket"
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if e.journal, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { e.journal.Close() })
+	e.journal = journaltest.Listen(t, journaltest.System)
 	e.write("storage.conf", fmt.Sprintf("[storage]\ndriver = \"vfs\"\nrunroot = \"%s/runroot\"\ngraphroot = \"%[1]s/root\"\n", e.dir))
 	e.write("containers.conf", "[engine]\nlock_type = \"file\"\nevents_logger = \"file\"\n")
 	e.makeImage()
