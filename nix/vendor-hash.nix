@@ -1,1 +1,1 @@
-"sha256-Y8FJnX9SPtdo+eSvsxMUCJ+QZYwcA72Yx2wmgKBpdlk="
+"sha256-03kY78789QFLIlz4oeb/yJb+UP4i7IWbnyomGOcBApo="

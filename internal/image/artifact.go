@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -62,7 +63,7 @@ func unparsed(ctx context.Context, src types.ImageSource, sys *types.SystemConte
 	}
 	instance, err := index.ChooseInstance(sys)
 	if err != nil {
-		return nil, err
+		return nil, errs.Unimplemented("it has nothing for machines like this one, linux/%s: %w", runtime.GOARCH, err)
 	}
 	u = image.UnparsedInstance(src, &instance)
 	_, _, err = u.Manifest(ctx)
@@ -103,6 +104,7 @@ type source struct {
 	job      *Job
 	image    *image.UnparsedImage // for this machine; nil if that cannot be told
 	manifest []byte
+	local    bool // it is on this machine
 }
 
 // staged is the folder for an artifact; blobs that are there already are not fetched.
@@ -140,11 +142,11 @@ func blobsOf(data []byte) []v1.Descriptor {
 
 // expectArtifact takes the list of an artifact's files.
 func (p *Pull) expectArtifact(data []byte) {
-	var list []*layer
+	var list []types.BlobInfo
 	for _, b := range blobsOf(data)[1:] {
-		list = append(list, &layer{blob: types.BlobInfo{Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}})
+		list = append(list, types.BlobInfo{Digest: b.Digest, Size: b.Size, MediaType: b.MediaType})
 	}
-	p.expect(list, list)
+	report{p}.Expect(list, list)
 }
 
 // untag takes a name from the image that has it: an artifact has it now.

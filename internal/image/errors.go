@@ -27,18 +27,8 @@ import (
 // pullError gives an error of the libraries its kind and its remedy. What a type
 // does not tell is found out by asking the registry once more.
 func pullError(err error, n reference.Named, sys *types.SystemContext) error {
-	var (
-		policy signature.PolicyRequirementError
-		signed signature.InvalidSignatureError
-		kinded *errs.Error
-	)
-	switch {
-	case errors.As(err, &kinded):
-		return err
-	case errors.As(err, &policy), errors.As(err, &signed):
-		return errs.Errorf(errs.KindDenied, "%.0wthe signature policy (policy.json) refuses it: %w", errs.SignatureValidationFailed, err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return errs.Errorf(errs.KindExhausted, "the disk of the image store is full; remove images or enlarge it: %w", err)
+	if known, ok := knownError(err); ok {
+		return known
 	}
 	if code, found := statusCode(err); found {
 		return statusError(code, err, sys)
@@ -58,6 +48,24 @@ func pullError(err error, n reference.Named, sys *types.SystemContext) error {
 		return err
 	}
 	return diagnose(err, n, sys)
+}
+
+// knownError is an error that has nothing to do with a registry.
+func knownError(err error) (error, bool) {
+	var (
+		policy signature.PolicyRequirementError
+		signed signature.InvalidSignatureError
+		kinded *errs.Error
+	)
+	switch {
+	case errors.As(err, &kinded):
+		return err, true
+	case errors.As(err, &policy), errors.As(err, &signed):
+		return errs.Errorf(errs.KindDenied, "%.0wthe signature policy (policy.json) refuses it: %w", errs.SignatureValidationFailed, err), true
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return errs.Errorf(errs.KindExhausted, "the disk of the image store is full; remove images or enlarge it: %w", err), true
+	}
+	return err, false
 }
 
 // statusCode finds the HTTP status that an error stands for. One of the library's

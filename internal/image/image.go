@@ -44,6 +44,8 @@ type Options struct {
 	Rules       Rules
 	// Outside, if not nil, does pulls in cgroups of their own.
 	Outside Outside
+	// Media, if not nil, are images that come by files.
+	Media Media
 	// OnPull, if set, hears of each pull that has ended; it must not block.
 	OnPull func(p Progress, err error)
 	Log    *slog.Logger
@@ -231,7 +233,8 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 	if err != nil {
 		return Image{}, err
 	}
-	i := Image{ID: img.ID, Size: uint64(d.size), Platform: platform(d.config.Platform), Config: d.config.Config, Created: img.Created, Annotations: d.annotations}
+	i := Image{ID: img.ID, Size: uint64(d.size), Platform: platform(d.config.Platform), Config: d.config.Config, Created: img.Created, Annotations: d.annotations,
+		Pinned: img.ReadOnly} // it takes no place, and cannot go
 	i.RepoTags, i.RepoDigests = repoDigests(img.Names, img.Digests)
 	if len(img.Names) == 0 && len(img.NamesHistory) > 0 { // its tag moved on: say what it was
 		_, i.RepoDigests = repoDigests(img.NamesHistory[:1], img.Digests)
@@ -241,6 +244,7 @@ func (s *Service) describe(ctx context.Context, img *storage.Image) (Image, erro
 }
 
 func (s *Service) pin(i *Image) {
+	i.Pinned = i.Pinned || s.opts.Media != nil && s.opts.Media.Keeps(i.ID)
 	for _, n := range append(i.RepoTags, i.RepoDigests...) {
 		i.Pinned = i.Pinned || pinned(s.rules.Load().Pinned, n)
 	}
@@ -308,6 +312,9 @@ func (s *Service) Remove(_ context.Context, ref string) error {
 		return s.opts.Artifacts.Remove(a.ID)
 	} else if err != nil {
 		return err
+	}
+	if img.ReadOnly {
+		return errs.Precondition("cannot remove image %s: it is in a read-only store (additional_image_stores)", ref)
 	}
 	if users, err := s.opts.Store.Users(img.ID); err != nil {
 		return err

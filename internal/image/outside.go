@@ -34,8 +34,8 @@ type Job struct {
 	BigFilesDir string
 }
 
-// report is a line of what the process tells: how far it is, or how it ended.
-type report struct {
+// line is one of what the process tells: how far it is, or how it ended.
+type line struct {
 	Pull   *Progress   `json:"pull,omitempty"`
 	Done   bool        `json:"done,omitempty"`
 	ID     string      `json:"id,omitempty"`
@@ -54,7 +54,7 @@ func (s *Service) outside(p *Pull, place string, j Job) (id string, err error) {
 	}
 	defer out.Close()
 	for d := json.NewDecoder(out); ; {
-		var r report
+		var r line
 		if err := d.Decode(&r); err != nil {
 			cancel()
 			if cause := context.Cause(s.ctx); cause != nil {
@@ -92,10 +92,10 @@ const reportEvery = 500 * time.Millisecond
 func (s *Service) Work(j Job, w io.Writer) error {
 	out := json.NewEncoder(w)
 	p := &Pull{Ref: j.Ref, Started: time.Now(), last: time.Now()}
-	done := make(chan report, 1)
+	done := make(chan line, 1)
 	go func() {
 		id, err := s.work(p, j)
-		r := report{Done: true, ID: id}
+		r := line{Done: true, ID: id}
 		if err != nil {
 			r.Error, r.Kind = err.Error(), errs.KindOf(err)
 			_ = errors.As(err, &r.Reason) // without one it stays empty
@@ -117,7 +117,7 @@ func (s *Service) Work(j Job, w io.Writer) error {
 				continue
 			}
 			told = now
-			if err := out.Encode(report{Pull: &now}); err != nil {
+			if err := out.Encode(line{Pull: &now}); err != nil {
 				return err
 			}
 		}

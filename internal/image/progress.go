@@ -16,7 +16,7 @@ type Progress struct {
 	Ref            string
 	Started, Moved time.Time // Moved: when the last byte came
 	// Hosts are the registries that are asked, mirrors first; the first one that has
-	// the image serves it.
+	// the image serves it. Of an import it is the file.
 	Hosts  []string
 	Layers []LayerProgress // none until the manifest is there
 	Bytes  uint64          // that have come, also those of tries that failed
@@ -60,19 +60,31 @@ type sample struct {
 	moved uint64
 }
 
-// expect takes the list of an image's layers; those of missing are to be fetched.
-func (p *Pull) expect(all, missing []*layer) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.layers = nil
+// report is a pull as its layers see it.
+type report struct{ *Pull }
+
+// Expect implements layers.Report.
+func (r report) Expect(all, missing []types.BlobInfo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.layers = nil
 	for _, l := range all {
 		state := Present
-		if slices.Contains(missing, l) {
+		if slices.ContainsFunc(missing, func(m types.BlobInfo) bool { return m.Digest == l.Digest }) {
 			state = Waiting
 		}
-		p.layers = append(p.layers, LayerProgress{Digest: l.blob.Digest.String(), MediaType: l.blob.MediaType, Size: l.blob.Size, State: state})
+		r.layers = append(r.layers, LayerProgress{Digest: l.Digest.String(), MediaType: l.MediaType, Size: l.Size, State: state})
 	}
 }
+
+// Moved implements layers.Report.
+func (r report) Moved(p types.ProgressProperties) { r.events <- p }
+
+// Unpacking implements layers.Report.
+func (r report) Unpacking(d digest.Digest) { r.reach(d, Unpacking) }
+
+// Done implements layers.Report.
+func (r report) Done(d digest.Digest) { r.reach(d, Done) }
 
 // reach notes the state of a layer.
 func (p *Pull) reach(d digest.Digest, s LayerState) {
@@ -176,7 +188,7 @@ func (s *Service) keep(p *Pull) {
 		s.ended = s.ended[1:]
 	}
 	s.ended = append(slices.Clip(s.ended), e)
-	if s.opts.OnPull != nil {
+	if s.opts.OnPull != nil && !p.local {
 		s.opts.OnPull(e, p.err)
 	}
 }

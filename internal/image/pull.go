@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
+	"github.com/monocrio/monocrio/internal/image/layers"
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/docker"
@@ -55,6 +56,7 @@ type Pull struct {
 	hosts   []string
 	layers  []LayerProgress
 	told    *Progress // by the process that does it, if another one does
+	local   bool      // it is an import, and no registry is asked
 }
 
 // Moved tells how many bytes have come so far and when the last one did.
@@ -103,6 +105,9 @@ func (s *Service) PullFor(ctx context.Context, ref string, auth Auth, pod Pod) (
 	}
 	if _, err := credentials(auth); err != nil {
 		return "", err
+	}
+	if id, offline, err := s.await(ctx, ref, names); offline || err != nil {
+		return id, err
 	}
 	place := ""
 	if s.opts.Outside != nil {
@@ -233,15 +238,22 @@ func (s *Service) fetch(p *Pull, policy *signature.PolicyContext, n reference.Na
 	if err != nil {
 		return "", err
 	}
+	return s.transfer(p, s.rules.Load().ProgressTimeout, func(ctx context.Context) (string, error) {
+		return s.copyFrom(ctx, p, source{opened: opened{ImageReference: ref}, name: n, job: j}, policy, sys)
+	})
+}
+
+// transfer runs a copy that reports to p, and ends it when no byte comes for the limit.
+func (s *Service) transfer(p *Pull, limit time.Duration, run func(context.Context) (string, error)) (string, error) {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	p.events = make(chan types.ProgressProperties, 16)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		p.watch(p.events, s.rules.Load().ProgressTimeout, cancel)
+		p.watch(p.events, limit, cancel)
 	}()
-	id, err = s.copyFrom(ctx, p, source{opened: opened{ImageReference: ref}, name: n, job: j}, policy, sys)
+	id, err := run(ctx)
 	close(p.events)
 	<-watched
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -274,7 +286,8 @@ func (s *Service) copyImage(ctx context.Context, p *Pull, from source, policy *s
 	if err != nil {
 		return "", err
 	}
-	if err := s.fetchLayers(ctx, p, from, policy, sys); err != nil {
+	if err := (layers.Job{Store: s.store, Durable: s.durable, Source: from.src, Image: from.image, Policy: policy, System: sys, Temp: s.temp,
+		Local: from.local, Report: report{p}}).Fetch(ctx); err != nil {
 		return "", err
 	}
 	o := &copy.Options{SourceCtx: sys, DestinationCtx: sys, ReportWriter: io.Discard,

@@ -27,6 +27,7 @@ type Rules struct {
 	Pinned                            []string
 	Artifacts                         bool   // may be pulled and mounted
 	KeysDir                           string // private keys of encrypted images
+	Offline                           bool   // no registry is asked
 }
 
 // Prepare checks what the rules name, and reads registries.conf again. commit puts

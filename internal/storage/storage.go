@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -38,7 +39,9 @@ type Options struct {
 	Root, RunRoot, ImageStore string
 	Driver                    string // overlay or vfs
 	DriverOptions             []string
-	Log                       *slog.Logger
+	// Additional are stores that are used in place and never written to.
+	Additional []string
+	Log        *slog.Logger
 }
 
 // Store is an open store.
@@ -70,6 +73,7 @@ func Open(o Options) (*Store, error) {
 	if err := os.MkdirAll(o.Root, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the image store, %s (driver %s): %w", o.Root, o.Driver, err)
 	}
+	o.DriverOptions = append(slices.Clone(o.DriverOptions), o.additional()...)
 	options := types.StoreOptions{
 		GraphRoot: o.Root, RunRoot: o.RunRoot, ImageStore: o.ImageStore,
 		GraphDriverName: o.Driver, GraphDriverOptions: o.DriverOptions,
@@ -91,6 +95,21 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("cannot let users of other namespaces pass to their files: %w", err)
 	}
 	return &Store{store: s, durable: durable, opts: o, sizes: map[string]Usage{}}, nil
+}
+
+// additional are the options by which the driver gets the additional stores. One that is
+// not there, as on a medium that is not mounted, must not keep the node from working.
+func (o *Options) additional() (list []string) {
+	for _, dir := range o.Additional {
+		if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+			if o.Log != nil {
+				o.Log.Error("an additional image store is not used: it is no folder; mount it, and restart the daemon", "path", dir, "err", err)
+			}
+			continue
+		}
+		list = append(list, "imagestore="+dir)
+	}
+	return list
 }
 
 // letThrough lets everybody pass a folder, not read it: the root of a user namespace

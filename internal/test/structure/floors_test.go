@@ -19,7 +19,7 @@ var floors = []struct {
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/perf", "internal/qos", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
-	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/notifier"}},
+	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/preload", "internal/notifier"}},
 	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
@@ -37,7 +37,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"applets/conmon", "applets/early/ctor", "the C start level has read the start pipe and forked"},
 	{"internal/daemon", "internal/daemon/...", "what tells the next start and the service manager; whose layers and files containers get; what specifications depend on; what pods in machines have otherwise"},
 	{"internal/image", "internal/storage", "the image library writes into the layer store"},
-	{"internal/image", "internal/image/trust", "what may be pulled and run"},
+	{"internal/image", "internal/image/...", "what may be pulled and run; how layers come into the store; images in files"},
 	{"internal/image", "internal/artifact", "what is pulled and is no image goes there, and is listed with images"},
 	{"internal/perf", "internal/oci", "a runtime that does more at the start and end of containers"},
 	{"internal/spec", "internal/oci", "a spec is built for a runtime"},
@@ -57,6 +57,7 @@ var sideways = []struct{ from, to, reason string }{
 	{"internal/pod", "internal/pod/process", "a step of lives"},
 	{"internal/pod", "internal/pod/files", "a step of a pod's life"},
 	{"internal/pod", "internal/pod/state", "lives are changes of what is recorded"},
+	{"internal/inspect", "internal/preload", "what is imported is shown"},
 	{"internal/cri", "internal/stream", "the face answers with the streaming server's addresses"},
 	{"internal/cri", "internal/stats", "the face translates what was collected"},
 	{"internal/config", "internal/annotation", "what may stand in allowed_annotations"},
@@ -137,9 +138,9 @@ var fences = []struct {
 	// The protocol of shims: messages and transport.
 	{"github.com/containerd/containerd", []string{"internal/oci/shim"}},
 	{"github.com/containerd/ttrpc", []string{"internal/oci/shim"}},
-	{"go.podman.io/image", []string{"internal/image", "internal/image/trust"}},
+	{"go.podman.io/image", []string{"internal/image", "internal/image/..."}},
 	// The table runs the storage library's helpers, by the argv[0] they gave themselves.
-	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/trust", "applets"}},
+	{"go.podman.io/storage", []string{"internal/storage", "internal/image", "internal/image/...", "applets"}},
 	{"github.com/docker/distribution", []string{"internal/image"}},
 	{"github.com/containers/ocicrypt", []string{"internal/image"}},
 	{"github.com/opencontainers/runc", []string{"internal/oci/libct", "applets/early/initstage", "."}},

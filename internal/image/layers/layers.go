@@ -1,4 +1,11 @@
-package image
+// Package layers puts the layers of an image into the store.
+//
+// The image library's copy decompresses each layer twice: once to check it and once to
+// unpack it, which is half of a pull's processor time. So the layers are fetched
+// here first, checked while they are unpacked, and then found by the library, which
+// does the rest: configuration, manifest, signatures, names. What is unusual in any
+// way is left to it altogether.
+package layers
 
 import (
 	"context"
@@ -25,12 +32,6 @@ import (
 	"go.podman.io/storage/pkg/archive"
 )
 
-// The library's copy decompresses each layer twice: once to check it and once to
-// unpack it, which is half of a pull's processor time. So the layers are fetched
-// here first, checked while they are unpacked, and then found by the library, which
-// does the rest: configuration, manifest, signatures, names. What is unusual in any
-// way is left to it altogether.
-
 // maxTransfers is how many layers of one image are fetched at the same time.
 const maxTransfers = 6
 
@@ -43,34 +44,66 @@ type layer struct {
 	fetched    chan struct{} // closed when file is complete or the fetch has failed
 }
 
+// Report hears how far the layers are.
+type Report interface {
+	// Expect tells an image's layers; those of missing are to be fetched.
+	Expect(all, missing []types.BlobInfo)
+	// Moved tells of bytes, as the image library does.
+	Moved(types.ProgressProperties)
+	Unpacking(digest.Digest)
+	Done(digest.Digest)
+}
+
+// Job is an image to fetch.
+type Job struct {
+	// Store is asked for layers, Durable gets those that are missing.
+	Store, Durable storage.Store
+	Source         types.ImageSource
+	Image          *image.UnparsedImage // for this machine; nil: nothing is fetched
+	Policy         *signature.PolicyContext
+	System         *types.SystemContext
+	Temp           string // folder for temporary files
+	// Local sources are read in place; others several layers at a time into files.
+	Local  bool
+	Report Report
+}
+
 // fetcher fetches the layers of one image.
 type fetcher struct {
-	store  storage.Store
-	src    types.ImageSource
+	Job
 	dir    string
-	pull   *Pull
 	layers []*layer
 }
 
-// fetchLayers puts the layers of an image into the store, if the policy accepts it.
-func (s *Service) fetchLayers(ctx context.Context, p *Pull, from source, policy *signature.PolicyContext, sys *types.SystemContext) error {
-	if s.store.PullOptions()["enable_partial_images"] == "true" {
+// Fetch puts the layers of an image into the store, if the policy accepts it.
+func (j Job) Fetch(ctx context.Context) error {
+	if j.Store.PullOptions()["enable_partial_images"] == "true" {
 		return nil // the library knows how to fetch parts of layers
 	}
-	list, err := plan(ctx, from.image, policy, sys)
+	list, err := plan(ctx, j.Image, j.Policy, j.System)
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	f := &fetcher{store: s.durable, src: from.src, pull: p, layers: s.missing(list)}
-	p.expect(list, f.layers)
+	f := &fetcher{Job: j, layers: j.missing(list)}
+	j.Report.Expect(blobs(list), blobs(f.layers))
 	if len(f.layers) == 0 {
 		return nil
 	}
-	if f.dir, err = os.MkdirTemp(s.temp, "layers-"); err != nil {
+	if j.Local {
+		return f.inPlace(ctx)
+	}
+	if f.dir, err = os.MkdirTemp(j.Temp, "layers-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(f.dir)
 	return f.run(ctx)
+}
+
+func blobs(list []*layer) (out []types.BlobInfo) {
+	for _, l := range list {
+		out = append(out, l.blob)
+	}
+	return out
 }
 
 // plan lists the layers of an image that the policy accepts; none if it is unusual
@@ -125,13 +158,13 @@ func chainID(parent string, id digest.Digest) string {
 
 // missing leaves out the layers that are there, and all from the first on whose
 // content is there under another parent: the library copies that.
-func (s *Service) missing(list []*layer) []*layer {
+func (j *Job) missing(list []*layer) []*layer {
 	var out []*layer
 	for _, l := range list {
-		if _, err := s.store.Layer(l.id); err == nil {
+		if _, err := j.Store.Layer(l.id); err == nil {
 			continue
 		}
-		if same, err := s.store.LayersByUncompressedDigest(l.diffID); err == nil && len(same) > 0 {
+		if same, err := j.Store.LayersByUncompressedDigest(l.diffID); err == nil && len(same) > 0 {
 			break
 		}
 		out = append(out, l)
@@ -164,11 +197,11 @@ func (f *fetcher) run(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		f.pull.reach(l.blob.Digest, Unpacking)
-		if err := f.unpack(ctx, l); err != nil {
+		f.Report.Unpacking(l.blob.Digest)
+		if err := f.unpackFile(ctx, l); err != nil {
 			return err
 		}
-		f.pull.reach(l.blob.Digest, Done)
+		f.Report.Done(l.blob.Digest)
 		if err := os.Remove(l.file); err != nil {
 			return err
 		}
@@ -181,8 +214,8 @@ func (f *fetcher) fetch(ctx context.Context, l *layer) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	f.pull.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
-	in, _, err := f.src.GetBlob(ctx, l.blob, none.NoCache)
+	f.Report.Moved(types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob})
+	in, _, err := f.Source.GetBlob(ctx, l.blob, none.NoCache)
 	if err != nil {
 		return err
 	}
@@ -200,39 +233,99 @@ func (f *fetcher) fetch(ctx context.Context, l *layer) error {
 			return e
 		}
 		size += int64(n)
-		f.pull.events <- types.ProgressProperties{Event: types.ProgressEventRead, Artifact: l.blob, Offset: uint64(size), OffsetUpdate: uint64(n)}
+		f.Report.Moved(types.ProgressProperties{Event: types.ProgressEventRead, Artifact: l.blob, Offset: uint64(size), OffsetUpdate: uint64(n)})
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return err
 		}
 	}
-	f.pull.events <- types.ProgressProperties{Event: types.ProgressEventDone, Artifact: l.blob, Offset: uint64(size)}
-	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != l.blob.Digest.String() || size != l.blob.Size {
-		return unusable("layer %s came with %d bytes of digest %s, not %d", l.blob.Digest, size, got, l.blob.Size)
+	f.Report.Moved(types.ProgressProperties{Event: types.ProgressEventDone, Artifact: l.blob, Offset: uint64(size)})
+	if err := f.same(l, sum, size); err != nil {
+		return err
 	}
 	return out.Close()
 }
 
-func unusable(format string, args ...any) error {
+// same compares what came of a layer with what was announced.
+func (j *Job) same(l *layer, sum hash.Hash, size int64) error {
+	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != l.blob.Digest.String() || size != l.blob.Size {
+		return j.unusable("layer %s came with %d bytes of digest %s, not %d", l.blob.Digest, size, got, l.blob.Size)
+	}
+	return nil
+}
+
+func (j *Job) unusable(format string, args ...any) error {
+	if j.Local {
+		return errs.Errorf(errs.KindUnavailable, "it is damaged; copy it again: "+format, args...)
+	}
 	return errs.Errorf(errs.KindUnavailable, "what the registry sends cannot be used; pull again, or push the image again: "+format, args...)
 }
 
-// unpack puts a fetched layer into the store, where it becomes visible only if its
-// content is what the configuration promises.
-func (f *fetcher) unpack(ctx context.Context, l *layer) error {
+// inPlace unpacks one layer after the other as they are read.
+func (f *fetcher) inPlace(ctx context.Context) error {
+	for _, l := range f.layers {
+		f.Report.Moved(types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob})
+		in, _, err := f.Source.GetBlob(ctx, l.blob, none.NoCache)
+		if err != nil {
+			return err
+		}
+		counted := &counted{in: in, layer: l, sum: sha256.New(), job: &f.Job}
+		err = f.unpack(ctx, l, counted, counted.check)
+		in.Close()
+		if err != nil {
+			return err
+		}
+		f.Report.Done(l.blob.Digest)
+	}
+	return nil
+}
+
+// counted is a layer that is read in place.
+type counted struct {
+	in    io.Reader
+	layer *layer
+	sum   hash.Hash
+	size  int64
+	job   *Job
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	c.sum.Write(p[:n])
+	c.size += int64(n)
+	c.job.Report.Moved(types.ProgressProperties{Event: types.ProgressEventRead, Artifact: c.layer.blob, Offset: uint64(c.size), OffsetUpdate: uint64(n)})
+	return n, err
+}
+
+// check reads to the end, of which the archive needs not all, and compares.
+func (c *counted) check() error {
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		return err
+	}
+	return c.job.same(c.layer, c.sum, c.size)
+}
+
+// unpackFile unpacks a fetched layer.
+func (f *fetcher) unpackFile(ctx context.Context, l *layer) error {
 	file, err := os.Open(l.file)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	content, err := archive.DecompressStream(file)
+	return f.unpack(ctx, l, file, func() error { return nil }) // it was checked when it came
+}
+
+// unpack puts a layer into the store, where it becomes visible only if its
+// content is what the configuration promises; sound is asked at its end.
+func (f *fetcher) unpack(ctx context.Context, l *layer, from io.Reader, sound func() error) error {
+	content, err := archive.DecompressStream(from)
 	if err != nil {
-		return unusable("layer %s: %w", l.blob.Digest, err)
+		return f.unusable("layer %s: %w", l.blob.Digest, err)
 	}
 	defer content.Close()
-	in := &checked{ctx: ctx, in: content, sum: sha256.New(), want: l.diffID, blob: l.blob.Digest}
-	_, _, err = f.store.PutLayer(l.id, l.parent, nil, "", false, &storage.LayerOptions{
+	in := &checked{ctx: ctx, in: content, sum: sha256.New(), layer: l, job: &f.Job, sound: sound}
+	_, _, err = f.Durable.PutLayer(l.id, l.parent, nil, "", false, &storage.LayerOptions{
 		OriginalDigest: l.blob.Digest, OriginalSize: &l.blob.Size, UncompressedDigest: l.diffID,
 	}, in)
 	switch {
@@ -249,11 +342,13 @@ func (f *fetcher) unpack(ctx context.Context, l *layer) error {
 // checked is a stream that ends with an error instead of io.EOF if its digest is
 // not what it should be.
 type checked struct {
-	ctx        context.Context
-	in         io.Reader
-	sum        hash.Hash
-	want, blob digest.Digest
-	err        error
+	ctx   context.Context
+	in    io.Reader
+	sum   hash.Hash
+	layer *layer
+	job   *Job
+	sound func() error
+	err   error
 }
 
 func (c *checked) Read(p []byte) (int, error) {
@@ -267,11 +362,15 @@ func (c *checked) Read(p []byte) (int, error) {
 	c.sum.Write(p[:n])
 	switch {
 	case err == nil:
+		return n, nil
 	case !errors.Is(err, io.EOF):
-		c.err = unusable("layer %s cannot be decompressed: %w", c.blob, err)
-		return n, c.err
-	case digest.NewDigest(digest.Canonical, c.sum) != c.want:
-		c.err = unusable("layer %s does not have the content of digest %s", c.blob, c.want)
+		c.err = c.job.unusable("layer %s cannot be decompressed: %w", c.layer.blob.Digest, err)
+	case digest.NewDigest(digest.Canonical, c.sum) != c.layer.diffID:
+		c.err = c.job.unusable("layer %s does not have the content of digest %s", c.layer.blob.Digest, c.layer.diffID)
+	default:
+		c.err = c.sound()
+	}
+	if c.err != nil {
 		return n, c.err
 	}
 	return n, err
