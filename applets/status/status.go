@@ -77,7 +77,7 @@ func page(root *cobra.Command) manual.Page {
 		manual.Heading("Exit status"),
 		manual.Text("0, or 1 if the daemon could not be asked or does not know what was asked for; the message tells which."),
 		manual.Heading("Files"),
-		manual.Term(client.DefaultSocket, "The daemon's socket. It answers HTTP: /info, /containers/ID, /config, /pause/ID, /unpause/ID, /debug/goroutines, /debug/heap; and below /v1 pods, pods/ID and pulls, whose JSON only grows."),
+		manual.Term(client.DefaultSocket, "The daemon's socket. It answers HTTP: /info, /containers/ID, /config, /pause/ID, /unpause/ID, /debug/goroutines, /debug/heap; and below /v1 pods, pods/ID, pulls and media, whose JSON only grows."),
 		manual.Heading("Examples"),
 		manual.Code("crio-status pods -p                  # what is under way or went wrong\ncrio-status why web                  # why does this pod not come up?\ncrio-status pulls -w                 # how far are the images?\ncrio-status pods --json | jq '.pods[] | select(.doing) | .doing'\ncurl --unix-socket /var/run/crio/crio.sock http://crio/pause/ID"),
 		manual.Heading("See also"),

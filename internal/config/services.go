@@ -18,6 +18,9 @@ type Image struct {
 	ImageVolumes         string   `toml:"image_volumes" flag:"image-volumes" is:"mkdir bind ignore" live:"yes" doc:"what becomes of VOLUMEs of an image"`
 	BigFilesTemporaryDir string   `toml:"big_files_temporary_dir" flag:"big-files-temporary-dir" is:"path?" doc:"where pulls put large temporary files; empty: beside the storage"`
 	AutoReloadRegistries bool     `toml:"auto_reload_registries" flag:"auto-reload-registries" env:"AUTO_RELOAD_REGISTRIES" inert:"changed files are always seen: registries.conf and its drop-ins are watched like crio.conf" doc:"watch registries.conf and its drop-ins"`
+	ImagesDir            string   `toml:"images_dir" flag:"images-dir" is:"path?" live:"yes" doc:"folder with images as OCI layouts and as archives (oci-archive, docker-archive; also compressed), which are imported once, in the background, and pinned while their file is there; empty: none"`
+	Offline              bool     `toml:"offline" flag:"offline" live:"yes" doc:"ask no registry: a pull finds what is there, or fails at once"`
+	AdditionalStores     []string `toml:"additional_image_stores" flag:"additional-image-stores" is:"paths" doc:"read-only image stores that are used in place, such as one on the machine's own medium; those of storage.conf count too"`
 	PullProgressTimeout  Duration `toml:"pull_progress_timeout" flag:"pull-progress-timeout" live:"yes" doc:"a pull that moves no byte for so long is given up; 0s: never"`
 	ArtifactMounts       bool     `toml:"oci_artifact_mount_support" flag:"oci-artifact-mount-support" env:"CONTAINER_OCI_ARTIFACT_SUPPORT" live:"yes" doc:"pull OCI artifacts, and mount their files where image volumes name them"`
 	ShortNameMode        string   `toml:"short_name_mode" flag:"short-name-mode" is:"enforcing disabled" live:"yes" doc:"a name without registry that is no alias, when registries.conf searches several registries: enforcing does not pull it, disabled tries each"`

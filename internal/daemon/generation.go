@@ -146,5 +146,5 @@ func imageRules(c *config.Config) image.Rules {
 	return image.Rules{AuthFile: c.Image.GlobalAuthFile, AuthDir: c.Image.NamespacedAuthDir, Policy: c.Image.SignaturePolicy, PolicyDir: c.Image.SignaturePolicyDir,
 		ShortNames:     c.Image.ShortNameMode,
 		RegistriesConf: c.Image.RegistriesConf, RegistriesConfDir: c.Image.RegistriesConfDir, CertsDir: c.Image.CertsDir,
-		ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Artifacts: c.Image.ArtifactMounts, KeysDir: c.Runtime.DecryptionKeysPath}
+		ProgressTimeout: time.Duration(c.Image.PullProgressTimeout), Pinned: c.Image.PinnedImages, Artifacts: c.Image.ArtifactMounts, KeysDir: c.Runtime.DecryptionKeysPath, Offline: c.Image.Offline}
 }

@@ -59,7 +59,7 @@ func (f *front) drain(g interface {
 func inspectOptions(p *parts) inspect.Options {
 	c := p.conf
 	all := []inspect.IDMapping{{Size: 1<<32 - 1}} // no mapping: everybody is who he is on the node
-	return inspect.Options{Model: p.pods, Images: p.images, Profile: c.Process.ProfileSock, Log: p.log,
+	return inspect.Options{Model: p.pods, Images: p.images, Media: p.preloaded.Media, Profile: c.Process.ProfileSock, Log: p.log,
 		Info: inspect.Info{StorageDriver: p.store.Driver(), StorageRoot: c.Crio.Root, StorageImage: c.Crio.ImageStore, CgroupDriver: p.driver.String(),
 			DefaultIDMappings: inspect.IDMappings{UIDs: all, GIDs: all}},
 		Config: func() (string, error) { return inForce(p.now.Load().conf) },

@@ -196,6 +196,7 @@ func (r *reloader) apply(old *generation, c *config.Config) error {
 	}
 	r.p.now.Store(g)
 	commit()
+	r.p.preloaded.Use(c.Image.ImagesDir)
 	r.from.Level.Set(c.Runtime.LogLevel, c.LogFilter())
 	return nil
 }

@@ -63,6 +63,7 @@ func Run(ctx context.Context, c *config.Config, from Source, log *slog.Logger) e
 		return errors.Join(err, p.close())
 	}
 	go p.collect(ctx)
+	p.preloaded.Start(p.images, c.Image.ImagesDir)
 	err = p.serve(ctx, newReloader(p, from))
 	if e := service.Notify("STOPPING=1"); e != nil {
 		log.Warn("cannot tell the service manager that the daemon ends", "err", e)

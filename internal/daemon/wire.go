@@ -31,6 +31,7 @@ import (
 	"github.com/monocrio/monocrio/internal/perf"
 	"github.com/monocrio/monocrio/internal/pod"
 	"github.com/monocrio/monocrio/internal/pod/process"
+	"github.com/monocrio/monocrio/internal/preload"
 	"github.com/monocrio/monocrio/internal/puller"
 	"github.com/monocrio/monocrio/internal/selinux"
 	"github.com/monocrio/monocrio/internal/stats"
@@ -51,6 +52,7 @@ type parts struct {
 	tuner     *perf.Tuner
 	store     *storage.Store
 	images    *image.Service
+	preloaded *preload.Keeper
 	artifacts *artifact.Store
 	network   *cni.Network
 	pods      *pod.Manager
@@ -89,7 +91,8 @@ func build(c *config.Config, log *slog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	p.artifacts = roots.Artifacts(c, func(ctx context.Context, ref string) (string, error) { return p.images.Bring(ctx, ref) }, log)
-	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.observers.Pull, Log: log})
+	p.preloaded = preload.New(preload.Options{Record: filepath.Join(c.Crio.StateDir, "preloaded.json"), Log: log})
+	p.images = image.New(image.Options{Store: p.store, Artifacts: p.artifacts, Media: p.preloaded, BigFilesDir: c.Image.BigFilesTemporaryDir, Rules: imageRules(c), Outside: outside, OnPull: p.observers.Pull, Log: log})
 	if p.network, err = cni.New(networkOptions(c, log)); err != nil {
 		return p, err
 	}
@@ -153,7 +156,7 @@ func FromSystem(c *config.Config) error {
 
 func storageOptions(c *config.Config, log *slog.Logger) storage.Options {
 	return storage.Options{Root: c.Crio.Root, RunRoot: c.Crio.RunRoot, ImageStore: c.Crio.ImageStore,
-		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Log: log}
+		Driver: c.Crio.StorageDriver, DriverOptions: c.Crio.StorageOptions, Additional: c.Image.AdditionalStores, Log: log}
 }
 
 func networkOptions(c *config.Config, log *slog.Logger) cni.Options {
@@ -297,6 +300,7 @@ func (p *parts) close() (err error) {
 	}
 	if p.images != nil {
 		p.images.Close()
+		p.preloaded.Close()
 	}
 	if p.store != nil {
 		err = errors.Join(err, p.store.Close())

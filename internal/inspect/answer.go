@@ -189,3 +189,28 @@ type Layer struct {
 	Done   int64  `json:"bytes_done"`
 	Size   int64  `json:"bytes_total"`
 }
+
+// Media is the answer of /v1/media: what is in the folder of images (images_dir).
+type Media struct {
+	Now     time.Time `json:"now"`
+	Dir     string    `json:"images_dir"`
+	Problem string    `json:"problem,omitempty"` // with the folder
+	Media   []Medium  `json:"media"`
+}
+
+// Medium is a file or folder with images.
+type Medium struct {
+	Path   string        `json:"path"`
+	State  string        `json:"state"` // waiting, importing, ready, skipped (for other machines), failed
+	Images []MediumImage `json:"images"`
+	Error  string        `json:"error,omitempty"`
+	// Retry is when what failed is tried again; nil: when the file changes.
+	Retry *time.Time `json:"retry,omitempty"`
+}
+
+// MediumImage is an image of a medium. Its id is known when it was imported.
+type MediumImage struct {
+	Names []string `json:"names"`
+	ID    string   `json:"id,omitempty"`
+	State string   `json:"state"`
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/monocrio/monocrio/internal/errs"
 	"github.com/monocrio/monocrio/internal/image"
 	"github.com/monocrio/monocrio/internal/pod/state"
+	"github.com/monocrio/monocrio/internal/preload"
 	"github.com/monocrio/monocrio/internal/step"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -54,7 +55,9 @@ type Images interface {
 type Options struct {
 	Model  Model
 	Images Images
-	Info   Info
+	// Media tells of the images that come by files.
+	Media func() (dir string, list []preload.Medium, problem string)
+	Info  Info
 	// Config is the configuration in force, as TOML.
 	Config func() (string, error)
 	// PodDir is the folder of a pod's files.
@@ -99,6 +102,7 @@ func (s *server) paths() http.Handler {
 	answers("/v1/pods", func(*http.Request) (any, error) { return s.pods(), nil })
 	answers("/v1/pods/{id}", func(r *http.Request) (any, error) { return s.why(r.PathValue("id")) })
 	answers("/v1/pulls", func(*http.Request) (any, error) { return s.pulls(), nil })
+	answers("/v1/media", func(*http.Request) (any, error) { return s.media(), nil })
 	mux.HandleFunc("GET /config", s.config)
 	mux.HandleFunc("GET /pause/{id}", s.pause(true))
 	mux.HandleFunc("GET /unpause/{id}", s.pause(false))

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/monocrio/monocrio/internal/image"
+	"github.com/monocrio/monocrio/internal/preload"
 )
 
 // pulls answers with the pulls in flight, oldest first, and the last that have ended.
@@ -42,6 +43,24 @@ func pull(p image.Progress) Pull {
 	}
 	if !p.Ended.IsZero() {
 		out.Ended = &p.Ended
+	}
+	return out
+}
+
+// media answers with the images that come by files.
+func (s *server) media() *Media {
+	out := &Media{Now: time.Now(), Media: []Medium{}}
+	var list []preload.Medium
+	out.Dir, list, out.Problem = s.Media()
+	for _, m := range list {
+		n := Medium{Path: m.Path, State: string(m.State), Images: []MediumImage{}, Error: m.Error}
+		if !m.Retry.IsZero() {
+			n.Retry = &m.Retry
+		}
+		for _, i := range m.Images {
+			n.Images = append(n.Images, MediumImage{Names: i.Names, ID: i.ID, State: string(i.State)})
+		}
+		out.Media = append(out.Media, n)
 	}
 	return out
 }

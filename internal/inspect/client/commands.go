@@ -45,7 +45,7 @@ func Command(name string) *cobra.Command {
 			return fmt.Errorf("a command is needed; %s --help lists them", cmd.CommandPath())
 		}}
 	root.PersistentFlags().StringVarP(&c.socket, "socket", "s", DefaultSocket, "where the daemon listens")
-	root.AddCommand(c.podsCommand(), c.whyCommand(), c.pullsCommand(), c.infoCommand(), c.containersCommand(),
+	root.AddCommand(c.podsCommand(), c.whyCommand(), c.pullsCommand(), c.mediaCommand(), c.infoCommand(), c.containersCommand(),
 		&cobra.Command{Use: "config", Aliases: []string{"c"}, Short: "show the configuration in force, as TOML", Args: manual.Words(0, 0),
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.copy(cmd, "/config") }},
 		&cobra.Command{Use: "goroutines", Aliases: []string{"g"}, Short: "show the stacks of the daemon's goroutines", Args: manual.Words(0, 0),

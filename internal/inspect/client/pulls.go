@@ -78,6 +78,9 @@ func pullTable(w io.Writer, all inspect.Pulls) error {
 	for i := len(all.Recent) - 1; i >= 0; i-- {
 		p := &all.Recent[i]
 		state, detail, add := "pulled", "id "+ident.Short(p.ID), t.row
+		if len(p.Hosts) == 1 && strings.HasPrefix(p.Hosts[0], "/") {
+			state = "imported"
+		}
 		if p.Error != "" {
 			state, detail, add = "failed", line(p.Error), t.failure
 		}

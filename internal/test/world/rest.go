@@ -45,6 +45,7 @@ var resident = regexp.MustCompile(`^goroutine 1 ` +
 	`|created by github\.com/monocrio/monocrio/internal/(daemon\.(\(\*parts\)\.serve|\(\*reloader\)\.watch|Run)|cni\.New|telemetry/metric\.\(\*Server\)\.Serve)` +
 	`|pod\.\(\*Manager\)\.sweeper` +
 	`|notifier\.\(\*Notifier\)\.accept` +
+	`|preload\.\(\*Keeper\)\.(run|watch)` +
 	`|created by github\.com/(coreos/go-systemd/v22/dbus|godbus/dbus/v5)\.` + // of the one connection to systemd that the systemd driver keeps
 	`|adaptation\.\(\*Adaptation\)\.acceptPluginConnections`)
 
