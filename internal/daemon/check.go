@@ -42,6 +42,9 @@ func Checks(c *config.Config, o CheckOptions, log *slog.Logger) (looks []check.L
 		check.Can("network", "pods can be attached", "write a CNI configuration into "+c.Network.NetworkDir, func(ctx context.Context) error { return networkStatus(ctx, c, log) }),
 		check.Disk(map[string]string{c.Crio.Root: "root", c.Crio.RunRoot: "runroot", c.Crio.StateDir: "state_dir", c.Crio.RunDir: "run_dir", c.Crio.LogDir: "log_dir"}),
 		check.Quarantine(filepath.Join(c.Crio.StateDir, "quarantine"))}
+	if c.Image.ImagesDir != "" {
+		looks = append(looks, check.Media(c.Image.ImagesDir))
+	}
 	s, err := storage.Open(storageOptions(c, log))
 	if err != nil {
 		// What is wrong with the store is a finding like others.

@@ -160,6 +160,16 @@ func imagesDirAtWork(t *testing.T, w *world.World, dir string) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
 	}
+	out, _, code := w.Run("crio", "-c", w.Conf, "check")
+	if code == 0 || !strings.Contains(out, "neither index.json nor manifest.json") {
+		t.Errorf("crio check: %d\n%s", code, out)
+	}
+	if err := os.Remove(filepath.Join(dir, "zz.tar")); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, _ := w.Run("crio", "-c", w.Conf, "check"); !strings.Contains(out, "files: 1, images in them: 1; compressed, and not read: 1") {
+		t.Errorf("crio check:\n%s", out)
+	}
 	if err := os.Remove(filepath.Join(dir, "late.tar.gz")); err != nil {
 		t.Fatal(err)
 	}
