@@ -111,7 +111,7 @@ func TestMedia(t *testing.T) {
 
 // TestMediaForms: indexes, several names, artifacts, and images for other machines.
 func TestMediaForms(t *testing.T) {
-	r := newRig(t, nil)
+	r := artifactRig(t, nil)
 	r.add("index", "v1", registry.Image{Compress: registry.Zstd, Index: true}, "index")
 	r.add("foreign", "v1", registry.Image{Index: true, Foreign: true}, "foreign")
 	path := filepath.Join(t.TempDir(), "layout")
@@ -129,6 +129,19 @@ func TestMediaForms(t *testing.T) {
 	i, err := r.Find(context.Background(), "example.org/b:v2")
 	if err != nil || i.ID != ids[0] || !slices.Contains(i.RepoTags, "example.org/a:v1") {
 		t.Error(i, err)
+	}
+	_, d := r.addThing("model", "v1", "weights=42")
+	model := r.tar(map[string]string{"example.org/model:v1": "model:v1", "example.org/model:v2": "model:v1"})
+	for try := range 2 {
+		ids, copied, err := r.bring(model)
+		if err != nil || len(ids) != 1 || "sha256:"+ids[0] != d || copied != 1-try {
+			t.Error(try, ids, copied, err)
+		}
+	}
+	for _, name := range []string{"example.org/model:v1", "example.org/model:v2"} {
+		if i, err := r.Find(context.Background(), name); err != nil || !i.Artifact {
+			t.Errorf("%s: %+v, %v", name, i, err)
+		}
 	}
 	foreign := r.tar(map[string]string{"example.org/f:v1": "foreign:v1"})
 	if _, _, err := r.bring(foreign); !errs.Is(err, errs.KindUnimplemented) || !strings.Contains(err.Error(), "nothing for machines like this one") {
