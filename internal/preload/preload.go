@@ -202,7 +202,7 @@ func (k *Keeper) Await(ctx context.Context, names []string, unread bool) error {
 			if m.State != Waiting && m.State != Importing {
 				continue
 			}
-			if m.read && m.has(names) || !m.read && unread {
+			if m.read && len(m.meant(names)) > 0 || !m.read && unread {
 				m.wanted, wait, patience = true, true, nil
 			}
 		}
@@ -227,38 +227,40 @@ func (k *Keeper) Await(ctx context.Context, names []string, unread bool) error {
 
 // revive has images imported again that somebody removed and somebody else wants.
 func (k *Keeper) revive(ctx context.Context, names []string) {
+	had := map[*media][]string{}
 	k.mu.Lock()
-	var had []*media
 	for _, m := range k.list {
-		if m.State == Ready && m.has(names) {
-			had = append(had, m)
+		if own := m.meant(names); m.State == Ready && len(own) > 0 {
+			had[m] = own
 		}
 	}
 	k.mu.Unlock()
-	for _, m := range had {
-		if slices.ContainsFunc(names, func(n string) bool { _, err := k.images.Find(ctx, n); return err == nil }) {
-			return
-		}
-		k.mu.Lock()
-		if m.State == Ready {
-			m.State, m.wanted = Waiting, true
+	for m, own := range had {
+		if slices.ContainsFunc(own, func(n string) bool { _, err := k.images.Find(ctx, n); return errs.Is(err, errs.KindNotFound) }) {
+			k.mu.Lock()
+			if m.State == Ready {
+				m.State = Waiting
+			}
+			k.mu.Unlock()
 			k.again()
 		}
-		k.mu.Unlock()
 	}
 }
 
-// has tells whether one of a medium's images may be meant by one of the names: a digest
-// is not known before the import.
-func (m *media) has(names []string) bool {
-	return slices.ContainsFunc(m.Images, func(i Image) bool {
-		return slices.ContainsFunc(i.Names, func(own string) bool {
-			return slices.ContainsFunc(names, func(n string) bool {
-				repository, _, digested := strings.Cut(n, "@")
-				return n == own || digested && strings.HasPrefix(own, repository+":")
-			})
-		})
-	})
+// meant are those of a medium's names that may be meant by some others: a digest is not
+// known before the import.
+func (m *media) meant(names []string) (own []string) {
+	for _, i := range m.Images {
+		for _, n := range i.Names {
+			if i.State != Skipped && slices.ContainsFunc(names, func(name string) bool {
+				repository, _, digested := strings.Cut(name, "@")
+				return name == n || digested && strings.HasPrefix(n, repository+":")
+			}) {
+				own = append(own, n)
+			}
+		}
+	}
+	return own
 }
 
 // tell wakes up who waits for a change. The caller holds k.mu.

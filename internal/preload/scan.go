@@ -281,10 +281,10 @@ func (t *told) id(names []string) string {
 	return ""
 }
 
-// taken tells whether there is an image with a name.
+// taken tells whether there is an image with a name, or may be.
 func (k *Keeper) taken(name string) bool {
 	_, err := k.images.Find(k.ctx, name)
-	return err == nil
+	return !errs.Is(err, errs.KindNotFound)
 }
 
 // finish notes how an import went, and keeps what it brought.
