@@ -289,6 +289,9 @@ func TestUsage(t *testing.T) {
 			t.Errorf("the folder on the file system: %v", err)
 		}
 	}
+	if images.Path != containers.Path {
+		t.Errorf("one store on two file systems: %s, %s", images.Path, containers.Path)
+	}
 	if _, err := s.ContainerUsage("absent"); !errs.Is(err, errs.KindNotFound) {
 		t.Errorf("usage of what is absent: %v", err)
 	}

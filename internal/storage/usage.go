@@ -16,11 +16,14 @@ type Usage struct {
 
 // Usage tells what the layers of images take, and what the writable layers of all
 // containers of the store take. A layer of an image is measured once: it never
-// changes.
+// changes. The paths are one unless images have a place of their own: a kubelet takes two
+// for two file systems, looks for the second in vain and then has no statistics at all and
+// evicts nothing.
 func (s *Store) Usage() (images, containers Usage, err error) {
-	images.Path, containers.Path = filepath.Join(s.opts.Root, s.Driver()+"-images"), s.ContainersPath()
+	images.Path = filepath.Join(s.opts.Root, s.Driver()+"-images")
+	containers.Path = images.Path
 	if s.opts.ImageStore != "" {
-		images.Path = filepath.Join(s.opts.ImageStore, s.Driver()+"-images")
+		images.Path, containers.Path = filepath.Join(s.opts.ImageStore, s.Driver()+"-images"), s.ContainersPath()
 	}
 	layers, err := s.store.Layers()
 	if err != nil {

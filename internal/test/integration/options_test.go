@@ -139,6 +139,11 @@ func TestStores(t *testing.T) {
 			if text, err := os.ReadFile(filepath.Join(w.Dir, c.image)); err != nil || !strings.Contains(string(text), image) {
 				t.Errorf("%s does not name the image: %v", c.image, err)
 			}
+			// A kubelet takes two paths for two file systems.
+			fs, err := w.Images.ImageFsInfo(w.Ctx(), &cri.ImageFsInfoRequest{})
+			if err != nil || (fs.GetImageFilesystems()[0].GetFsId().GetMountpoint() != fs.GetContainerFilesystems()[0].GetFsId().GetMountpoint()) != (name == "imagestore") {
+				t.Errorf("file systems: %v, %v", fs, err)
+			}
 			ctr := w.Ctr(w.Pod("stores", nil), "main", "exec sleep 1000", nil)
 			out, _ := w.Exec(ctr, "grep ' / ' /proc/self/mounts")
 			if !strings.Contains(out, c.mount) || c.mount == "" && strings.Contains(out, "overlay") {
