@@ -27,6 +27,7 @@ type world struct {
 var needs = map[string]func(w *world) string{
 	"crictl":     programs("crictl"),
 	"kubelet":    programs("kubelet"),
+	"podman":     programs("podman"),
 	"kubectl":    programs("kubectl"),
 	"kubeadm":    programs("kubeadm"),
 	"cluster":    programs("kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"),

@@ -158,7 +158,7 @@ func (p *place) makeCgroups() {
 		if h.controllers == "" && h.path == "/sys/fs/cgroup" {
 			in = h.path // processes in ours would keep us from handing controllers on
 		}
-		c := filepath.Join(in, fmt.Sprintf("monocrio-docs-%d", os.Getpid()))
+		c := filepath.Join(in, filepath.Base(p.dir)) // a name that no other run has
 		if err := os.Mkdir(c, 0o755); err != nil {
 			p.t.Fatal(err)
 		}
