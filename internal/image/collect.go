@@ -24,6 +24,9 @@ func (s *Service) Collect() {
 		}
 	}
 	s.stale = nil
+	if err := s.opts.Store.SweepProbes(time.Minute); err != nil {
+		s.opts.Log.Warn("cannot delete what another start has left in the image store", "err", err)
+	}
 	if s.opts.Artifacts != nil {
 		if err := s.opts.Artifacts.Collect(); err != nil {
 			s.opts.Log.Warn("cannot delete what belongs to no artifact", "err", err)

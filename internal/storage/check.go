@@ -49,7 +49,9 @@ func (s *Store) Check(o CheckOptions) ([]Damage, error) {
 	}{{"container", r.Containers}, {"image", r.Images}, {"read-only image", r.ROImages}, {"layer", r.Layers}, {"read-only layer", r.ROLayers}} {
 		var ids []string
 		for id := range k.set {
-			ids = append(ids, id)
+			if !probe.MatchString(id) { // the daemon sweeps them
+				ids = append(ids, id)
+			}
 		}
 		slices.Sort(ids)
 		for _, id := range ids {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	graphdriver "go.podman.io/storage/drivers"
 
@@ -414,5 +415,37 @@ func TestHandles(t *testing.T) {
 	}
 	if _, err := s.Durable().Layer(l.ID); err == nil {
 		t.Error("what one handle deleted, the other still sees")
+	}
+}
+
+// TestProbes: what a process leaves that was killed while it opened the store is no damage,
+// and goes when nobody can need it any more.
+func TestProbes(t *testing.T) {
+	s := open(t, "overlay")
+	dir := filepath.Join(s.opts.Root, "overlay")
+	old, fresh, layer := filepath.Join(dir, "compat281755992"), filepath.Join(dir, "metacopy-check1"), filepath.Join(dir, "compatible")
+	for _, d := range []string{old, fresh, layer} {
+		if err := os.MkdirAll(filepath.Join(d, "merged"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(old, "merged"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	then := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(old, then, then); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Check(CheckOptions{Quick: true})
+	if err != nil || len(list) != 1 || list[0].ID != "compatible" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := s.SweepProbes(time.Minute); err != nil {
+		t.Error(err)
+	}
+	for path, want := range map[string]bool{old: false, fresh: true, layer: true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

@@ -179,3 +179,48 @@ func imagesDirAtWork(t *testing.T, w *world.World, dir string) {
 	w.SetConf(strings.Replace(w.ConfText(), "offline = true", "offline = false", 1))
 	w.Eventually("the registry may be asked again", func() bool { _, err := pullImage(w, w.Image); return err == nil })
 }
+
+// TestImagesDirKilled: a daemon that is killed while it imports leaves nothing that its
+// successor does not finish or remove.
+func TestImagesDirKilled(t *testing.T) {
+	w := world.New(t, world.Options{Late: true})
+	dir := filepath.Join(w.Dir, "images")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n, c := range map[string]registry.Compression{"plain": registry.None, "packed": registry.Gzip} {
+		add(t, w, n, 4<<20, 4<<20, 4<<20)
+		files, err := w.Registry.Layout(map[string]string{"registry.example.org/" + n + ":v1": n + ":v1"})
+		path := filepath.Join(dir, n+".tar.gz") // the content tells, not the name
+		if err == nil {
+			err = registry.WriteTar(path, files, c)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		old(t, path)
+	}
+	w.SetConf(strings.Replace(w.ConfText(), "[crio.image]", "[crio.image]\nimages_dir = \""+dir+"\"", 1))
+	for n := range 4 {
+		w.Start()
+		w.Eventually("an import is under way", func() bool {
+			for _, m := range mediaOf(t, w).Media {
+				if m.State != "waiting" {
+					return true
+				}
+			}
+			return false
+		})
+		time.Sleep(time.Duration(n) * 20 * time.Millisecond) // another point each time
+		w.Kill()
+	}
+	w.Start()
+	mediaReady(t, w, 2)
+	if all := images(t, w); len(all) != 2 {
+		t.Errorf("%v", all)
+	}
+	noPull(t, w, filepath.Join(w.Dir, "root"))
+	if out, _, code := w.Run("crio", "-c", w.Conf, "check"); code != 0 {
+		t.Errorf("crio check:\n%s", out)
+	}
+}
