@@ -58,7 +58,7 @@ func (c *command) tree() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: version.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
 	}
-	root.AddCommand(c.configCommand(), versionCommand(), c.checkCommand(), c.wipeCommand(), client.Command("status"), c.teardownCommand(), completionCommand(), manCommand(), markdownCommand(), publishCommand(), pullCommand())
+	root.AddCommand(c.configCommand(), versionCommand(), c.checkCommand(), c.wipeCommand(), client.Command("status"), c.teardownCommand(), verifyCommand(), completionCommand(), manCommand(), markdownCommand(), publishCommand(), pullCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	// Flags of the daemon stand before the command, so that commands may use their letters.
 	root.TraverseChildren = true

@@ -15,7 +15,7 @@ var floors = []struct {
 	rooms []string
 }{
 	{"ground", []string{"internal/errs", "internal/ident", "internal/fsx", "internal/version/..."}},
-	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/telemetry/..."}},
+	{"tools", []string{"internal/config", "internal/annotation", "internal/flight", "internal/record", "internal/step", "internal/manual", "internal/signature", "internal/telemetry/..."}},
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/perf", "internal/qos", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
