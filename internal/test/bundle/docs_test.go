@@ -12,8 +12,10 @@ import (
 // Every command of docs/installation.md does what the text says, in its order, on a
 // machine whose folders are elsewhere and whose systemctl only notes what it is told.
 func TestInstallationGuide(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("this machine lacks curl")
+	for _, tool := range []string{"curl", "openssl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("this machine lacks %s", tool)
+		}
 	}
 	r := newRig(t)
 	r.release("v1")
@@ -34,6 +36,10 @@ func TestInstallationGuide(t *testing.T) {
 	}
 	here := strings.NewReplacer("https://raw.githubusercontent.com/monocrio/monocrio/main/scripts/get", r.url+"/get", "/usr/local/", r.file("usr")+"/",
 		"/etc/", r.file("etc")+"/", "amd64", r.arch, "TAG", "v2")
+	_, real := realBundle(t)
+	if err := os.Symlink(filepath.Join(real, "bin/monocrio"), filepath.Join(r.dir, "tools/crio")); err != nil {
+		t.Fatal(err)
+	}
 	r.path = filepath.Join(r.dir, "tools") + ":" + r.path
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	after := map[string]func(){
@@ -47,6 +53,7 @@ func TestInstallationGuide(t *testing.T) {
 			r.read("etc/cni/net.d/10-crio-bridge.conflist")
 			os.Remove(r.file("etc/cni/net.d/10-crio-bridge.conflist"))
 		},
+		"--verify":  func() { r.version() },
 		"-t TAG":    func() { r.release("v3"); r.get() },
 		"rollback":  func() { r.version() },
 		"uninstall": func() { r.same("uninstall", before) },

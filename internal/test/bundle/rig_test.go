@@ -89,7 +89,8 @@ type rig struct {
 	path  string // PATH of what is run
 	shell string // the shell that runs it
 	url   string
-	cut   bool // the server ends in the middle of a tarball
+	extra []string // of the environment
+	cut   bool     // the server ends in the middle of a tarball
 }
 
 func newRig(t *testing.T) *rig {
@@ -182,8 +183,8 @@ func (r *rig) release(rev string, change ...string) string {
 }
 
 func (r *rig) env() []string {
-	return []string{"PATH=" + r.path, "TMPDIR=" + filepath.Join(r.dir, "tmp"), "MONOCRIO_BASE_URL=" + r.url,
-		"PREFIX=" + r.file("usr"), "ETCDIR=" + r.file("etc"), "OPT_CNI_BIN_DIR=" + r.file("opt/cni/bin")}
+	return append([]string{"PATH=" + r.path, "TMPDIR=" + filepath.Join(r.dir, "tmp"), "MONOCRIO_BASE_URL=" + r.url,
+		"PREFIX=" + r.file("usr"), "ETCDIR=" + r.file("etc"), "OPT_CNI_BIN_DIR=" + r.file("opt/cni/bin")}, r.extra...)
 }
 
 // run runs a script and returns what it says and its status.
