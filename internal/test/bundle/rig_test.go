@@ -102,14 +102,13 @@ func newRig(t *testing.T) *rig {
 	if err := os.Chmod(filepath.Join(r.dir, "tmp"), 0o777|fs.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
-	files := http.FileServer(http.Dir(r.site))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if data, err := os.ReadFile(filepath.Join(r.site, q.URL.Path)); err == nil && r.cut && strings.HasSuffix(q.URL.Path, ".gz") {
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
 			w.Write(data[:len(data)/2])
 			panic(http.ErrAbortHandler)
 		}
-		files.ServeHTTP(w, q)
+		http.FileServer(http.Dir(r.site)).ServeHTTP(w, q)
 	}))
 	t.Cleanup(s.Close)
 	r.url = s.URL
