@@ -1,5 +1,5 @@
 // Command sbom tells what an executable of ours is made of, from what the linker wrote
-// into it: the modules as an SPDX document, and their licences as files.
+// into it: the modules and C libraries as an SPDX document, and their licences as files.
 //
 //	go run ./scripts/sbom EXECUTABLE REVISION DATE FOLDER
 //
@@ -108,19 +108,18 @@ func run(executable, revision, date, folder string) error {
 	if err != nil {
 		return err
 	}
-	library := where[0]
-	if _, err := os.Stat(filepath.Join(library, "LICENSE")); err != nil {
-		// Some distributions leave it out: the same authors' same text.
-		library = filepath.Join(vendored, "golang.org/x/sys")
-	}
-	std, err := module("std", strings.TrimPrefix(info.GoVersion, "go"), library, filepath.Join(folder, "licences/go"))
+	std, err := standard(info.GoVersion, where[0], folder)
 	if err != nil {
 		return err
 	}
 	add(std)
-	// The linker leaves no trace of its version in a stripped file.
-	add(pkg{ID: "SPDXRef-Package-glibc", Name: "glibc", Version: "NOASSERTION", Location: "https://www.gnu.org/software/libc/",
-		Concluded: "NOASSERTION", Declared: "LGPL-2.1-or-later", Copyright: "NOASSERTION"})
+	c, err := cParts(info, executable, data, folder)
+	if err != nil {
+		return err
+	}
+	for _, p := range c {
+		add(p)
+	}
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
@@ -139,6 +138,15 @@ func run(executable, revision, date, folder string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(folder, "monocrio.spdx.json"), append(out, '\n'), 0o644)
+}
+
+// standard describes Go's own library, which lies in goroot.
+func standard(version, goroot, folder string) (pkg, error) {
+	if _, err := os.Stat(filepath.Join(goroot, "LICENSE")); err != nil {
+		// Some distributions leave it out: the same authors' same text.
+		goroot = filepath.Join(vendored, "golang.org/x/sys")
+	}
+	return module("std", strings.TrimPrefix(version, "go"), goroot, filepath.Join(folder, "licences/go"))
 }
 
 func dependency(m *debug.Module, cache, folder string) (pkg, error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,24 @@ func TestParts(t *testing.T) {
 		ids[p.SPDXID] = true
 		if i > 0 && p.LicenseDeclared == "NOASSERTION" {
 			t.Errorf("the licence of %s is not known", p.Name)
+		}
+	}
+	// The C library is linked in, and libgcc with it; scripts/deps installs no others.
+	for _, lib := range []string{"glibc", "libgcc"} {
+		if !regexp.MustCompile(`^[0-9]+\.[0-9]+`).MatchString(have[lib]) {
+			t.Errorf("the version of %s is said to be %q", lib, have[lib])
+		}
+	}
+	if v, err := exec.Command("ldd", "--version").Output(); err != nil || !strings.Contains(string(v), have["glibc"]) {
+		t.Errorf("glibc is said to be %q, ldd says %v, %.100s", have["glibc"], err, v)
+	}
+	if v, err := exec.Command("gcc", "-dumpfullversion").Output(); err != nil || strings.TrimSpace(string(v)) != have["libgcc"] {
+		t.Errorf("libgcc is said to be %q, gcc says %q, %v", have["libgcc"], v, err)
+	}
+	for file, text := range map[string]string{"glibc/COPYING.LIB": "GNU LESSER GENERAL PUBLIC LICENSE", "glibc/NOTICE": "University of California", "libgcc/COPYING3": "GNU GENERAL PUBLIC LICENSE",
+		"libgcc/COPYING.RUNTIME": "GCC RUNTIME LIBRARY EXCEPTION"} {
+		if data, err := os.ReadFile(filepath.Join(dir, "licences", file)); err != nil || !strings.Contains(string(data), text) {
+			t.Errorf("licences/%s: %v", file, err)
 		}
 	}
 	for _, m := range info.Deps {
