@@ -117,7 +117,7 @@ func (p profile) buildC(t testing.TB, level int) (*clib.Filter, error) {
 		t.Fatal(err)
 	}
 	for _, r := range p.rules {
-		nr := clib.Number(clib.AMD64, r.name)
+		nr := clib.Number(clib.Native(), r.name)
 		if nr == -1 {
 			continue
 		}
@@ -137,7 +137,7 @@ func (p profile) buildC(t testing.TB, level int) (*clib.Filter, error) {
 
 // known leaves out rules for calls that the C library does not know.
 func (p profile) known() profile {
-	p.rules = slices.DeleteFunc(slices.Clone(p.rules), func(r rule) bool { return clib.Number(clib.AMD64, r.name) == -1 })
+	p.rules = slices.DeleteFunc(slices.Clone(p.rules), func(r rule) bool { return clib.Number(clib.Native(), r.name) == -1 })
 	return p
 }
 
@@ -181,6 +181,10 @@ func fromSpec(t testing.TB, s *specs.LinuxSeccomp) profile {
 			p.arches = append(p.arches, libseccomp.ArchX86)
 		case specs.ArchX32:
 			p.arches = append(p.arches, libseccomp.ArchX32)
+		case specs.ArchAARCH64:
+			p.arches = append(p.arches, libseccomp.ArchARM64)
+		case specs.ArchARM:
+			p.arches = append(p.arches, libseccomp.ArchARM)
 		default:
 			t.Fatalf("architecture %q", a)
 		}

@@ -30,6 +30,9 @@ const (
 	RISCV64 = uint32(C.SCMP_ARCH_RISCV64)
 )
 
+// Native is the token of the architecture that this is compiled for.
+func Native() uint32 { return uint32(C.seccomp_arch_native()) }
+
 // Comparisons, in the order of libseccomp.
 const (
 	NE       = int(C.SCMP_CMP_NE)
@@ -55,6 +58,10 @@ type Filter struct{ ctx C.scmp_filter_ctx }
 // New makes a filter with a default action, a SECCOMP_RET value, for the native
 // architecture.
 func New(action uint32) (*Filter, error) {
+	// Programs are compared, and need no kernel that could run them: an emulator's cannot.
+	if rc := C.seccomp_api_set(5); rc != 0 {
+		return nil, failure(rc)
+	}
 	ctx := C.seccomp_init(C.uint32_t(action))
 	if ctx == nil {
 		return nil, fmt.Errorf("seccomp_init refuses action %#x", action)
