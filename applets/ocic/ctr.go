@@ -11,6 +11,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/manual"
+	"github.com/monocrio/monocrio/internal/podfile"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -42,7 +43,7 @@ func (c *client) ctrCreate() *cobra.Command {
 	var pod, config string
 	cmd := &cobra.Command{Use: "create --pod ID --config FILE", Short: "make a container in a pod; prints its id", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		req := &cri.CreateContainerRequest{PodSandboxId: pod, Config: &cri.ContainerConfig{}}
-		if err := readConfig(config, req.Config); err != nil {
+		if err := podfile.Read(config, req.Config); err != nil {
 			return err
 		}
 		ctx, cancel := c.within(cmd.Context())

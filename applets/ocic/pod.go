@@ -7,6 +7,7 @@ import (
 
 	"github.com/monocrio/monocrio/internal/ident"
 	"github.com/monocrio/monocrio/internal/manual"
+	"github.com/monocrio/monocrio/internal/podfile"
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -16,7 +17,7 @@ func (c *client) podCommand() *cobra.Command {
 	var config, handler string
 	run := &cobra.Command{Use: "run --config FILE", Short: "make a pod; prints its id", Args: manual.Words(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
 		req := &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{}, RuntimeHandler: handler}
-		if err := readConfig(config, req.Config); err != nil {
+		if err := podfile.Read(config, req.Config); err != nil {
 			return err
 		}
 		ctx, cancel := c.within(cmd.Context())
