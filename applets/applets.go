@@ -13,9 +13,11 @@ import (
 
 	"go.podman.io/storage/pkg/reexec"
 
+	"github.com/monocrio/monocrio/applets/boot"
 	"github.com/monocrio/monocrio/applets/cni"
 	"github.com/monocrio/monocrio/applets/conmon"
 	"github.com/monocrio/monocrio/applets/crio"
+	"github.com/monocrio/monocrio/applets/modprobe"
 	"github.com/monocrio/monocrio/applets/ocic"
 	"github.com/monocrio/monocrio/applets/pause"
 	"github.com/monocrio/monocrio/applets/pinns"
@@ -46,6 +48,8 @@ var table = [...]Applet{
 	{Name: "ocic", Summary: "test client: pods, containers, images", Run: ocic.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
 	{Name: "shimrun", Summary: "OCI runtime over a shim: containers in virtual machines", Run: shimrun.Main},
+	{Name: "init", Summary: "process 1 of a machine that has only this file", Run: boot.Main},
+	{Name: "modprobe", Summary: "load modules of the kernel, for init", Run: modprobe.Main},
 }
 
 // All returns the applets: the table, then the CNI plugins, whose one list is in

@@ -3,6 +3,7 @@ package registry
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -54,6 +55,8 @@ type Image struct {
 	// list or index, beside an entry for another machine, or without an entry for
 	// this one (Foreign).
 	Docker, Index, Foreign bool
+	// Arch is the architecture that it says it is for; "": this machine's.
+	Arch string
 	// Annotations are those of the manifest.
 	Annotations map[string]string
 	// Seal, if not nil, encrypts a layer; it returns annotations for it.
@@ -63,7 +66,7 @@ type Image struct {
 // Add makes an image and keeps it under a name and tag. It returns the digest that
 // the tag stands for.
 func (r *Registry) Add(name, tag string, img Image) (string, error) {
-	config := v1.Image{Platform: v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}, Config: img.Config, RootFS: v1.RootFS{Type: "layers"}}
+	config := v1.Image{Platform: v1.Platform{Architecture: cmp.Or(img.Arch, runtime.GOARCH), OS: "linux"}, Config: img.Config, RootFS: v1.RootFS{Type: "layers"}}
 	var layers []v1.Descriptor
 	for _, files := range img.Layers {
 		plain, err := tarball(files)
