@@ -132,3 +132,20 @@ func TestDevices(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestOwnFile(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(exe, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ownFile("/absent", "relative", "/etc/passwd", link, exe); err != nil || got != link {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := ownFile("/etc/passwd"); err == nil {
+		t.Error("another file is taken for ours")
+	}
+}

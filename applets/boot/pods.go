@@ -66,16 +66,14 @@ func (m *machine) keepPods() {
 // keep brings a pod up, and its containers again when they end, less and less often.
 func (m *machine) keep(n *node, p *podfile.Pod) {
 	wait := time.Second
-	for told := ""; ; {
+	var fails trouble
+	for {
 		changed, err := n.bring(p)
+		fails.tell("cannot run pod "+p.Config.GetMetadata().GetName(), err)
 		switch {
-		case err != nil && err.Error() != told:
-			told = err.Error()
-			say("pod %s: %s", p.Config.GetMetadata().GetName(), told)
 		case changed != "":
-			told = ""
 			say("pod %s: %s", p.Config.GetMetadata().GetName(), changed)
-		default:
+		case err == nil:
 			wait = time.Second
 		}
 		select {
@@ -85,6 +83,26 @@ func (m *machine) keep(n *node, p *podfile.Pod) {
 		}
 		if (err != nil || changed != "") && wait < time.Minute {
 			wait *= 2
+		}
+	}
+}
+
+// trouble is why something fails that is tried again and again. It is told once, and only
+// when it stays: an image may be on its way into the store, and the daemon may restart.
+type trouble struct {
+	why   string
+	times int
+}
+
+func (t *trouble) tell(what string, err error) {
+	switch {
+	case err == nil:
+		*t = trouble{}
+	case err.Error() != t.why:
+		*t = trouble{err.Error(), 1}
+	default:
+		if t.times++; t.times == 3 {
+			say("%s, and tries again: %s", what, t.why)
 		}
 	}
 }
@@ -172,15 +190,13 @@ func (n *node) start(ctx context.Context, pod string, p *podfile.Pod, c *cri.Con
 // output to the console, and ends the machine.
 func (m *machine) runOnce(n *node) {
 	p := podfile.OnNode("run", m.run, logDir)
-	for told := ""; ; {
+	var fails trouble
+	for {
 		_, err := n.bring(p)
 		if err == nil {
 			break
 		}
-		if err.Error() != told { // the image may still be on its way into the store
-			told = err.Error()
-			say("cannot run %s yet: %s", m.run, told)
-		}
+		fails.tell("cannot run "+m.run, err)
 		select {
 		case <-m.stopping:
 			return

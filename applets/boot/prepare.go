@@ -96,7 +96,7 @@ func leaveRootfs() error {
 	if err := os.MkdirAll(aside, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount("/", aside, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount("/", aside, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return err
 	}
 	if err := unix.Chdir(aside); err != nil {
@@ -128,7 +128,7 @@ func makeMount(source, target, kind string, flags uintptr, data string) error {
 }
 
 func makeLinks() error {
-	exe, err := os.Executable()
+	exe, err := ownFile("/init", os.Args[0])
 	if err == nil {
 		err = os.MkdirAll(links, 0o755)
 	}
@@ -141,6 +141,21 @@ func makeLinks() error {
 		}
 	}
 	return err
+}
+
+// ownFile is the name of this executable's file. The link /proc/self/exe is of no use: it
+// tells the place below the mount that was left.
+func ownFile(names ...string) (string, error) {
+	own, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	for _, n := range names {
+		if fi, err := os.Stat(n); err == nil && filepath.IsAbs(n) && os.SameFile(fi, own) {
+			return n, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find the file of this process: it is none of %v; put it at /init", names)
 }
 
 // loadModules loads the modules of the machine's devices, and lets the kernel load others

@@ -104,6 +104,6 @@ func TestComplaints(t *testing.T) {
 	r.shows("monocrio.colour=green on the kernel's command line means nothing")
 	r.shows("cannot use /etc/monocrio/pods/empty: it has no container")
 	r.shows("cannot read /etc/monocrio/pods/broken/a.json: line 2")
-	r.shows("cannot run localhost/absent:1 yet")
+	r.shows("init: cannot run localhost/absent:1, and tries again: ")
 	r.shows("this node is offline")
 }

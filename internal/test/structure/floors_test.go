@@ -19,7 +19,7 @@ var floors = []struct {
 	{"kernel", []string{"internal/linux/..."}},
 	{"engines", []string{"internal/spec", "internal/cdi", "internal/hooks", "internal/idrange", "internal/secrets", "internal/selinux", "internal/perf", "internal/qos", "internal/checkpoint/archive", "internal/image/...", "internal/artifact", "internal/storage", "internal/oci/...", "internal/monitor/...", "internal/cni/..."}},
 	{"model", []string{"internal/pod", "internal/pod/state", "internal/pod/files", "internal/pod/ending", "internal/pod/process"}},
-	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/inspect/...", "internal/puller", "internal/preload", "internal/notifier"}},
+	{"services", []string{"internal/cri", "internal/stream", "internal/stats", "internal/nri", "internal/checkpoint", "internal/check", "internal/podfile", "internal/inspect/...", "internal/puller", "internal/preload", "internal/notifier"}},
 	{"daemon", []string{"internal/daemon", "internal/daemon/..."}},
 	{"roof", []string{"applets/...", ".", "scripts/..."}},
 }
@@ -134,7 +134,7 @@ var fences = []struct {
 	module string
 	rooms  []string
 }{
-	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic", "internal/oci/shim"}},
+	{"google.golang.org/grpc", []string{"internal/cri", "internal/telemetry/trace", "applets/ocic", "applets/boot", "internal/oci/shim"}},
 	// The protocol of shims: messages and transport.
 	{"github.com/containerd/containerd", []string{"internal/oci/shim"}},
 	{"github.com/containerd/ttrpc", []string{"internal/oci/shim"}},
@@ -158,9 +158,9 @@ var fences = []struct {
 	{"github.com/containerd/nri", []string{"internal/nri"}},
 	{"tags.cncf.io/container-device-interface", []string{"internal/cdi"}},
 	{"github.com/moby/profiles", []string{"internal/spec", "internal/linux/seccomp"}},
-	{"google.golang.org/protobuf", []string{"internal/oci/shim", "internal/pod/state", "internal/cri", "internal/checkpoint", "applets/ocic"}},
+	{"google.golang.org/protobuf", []string{"internal/oci/shim", "internal/pod/state", "internal/cri", "internal/checkpoint", "internal/podfile", "applets/ocic"}},
 	// The CRI's messages are the product's language, above the kernel floor.
-	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/...", "applets/ocic"}},
+	{"k8s.io/cri-api", []string{"internal/pod", "internal/pod/...", "internal/spec", "internal/image", "internal/stats", "internal/stream", "internal/cri", "internal/nri", "internal/checkpoint", "internal/inspect", "internal/daemon", "internal/daemon/...", "internal/podfile", "applets/ocic", "applets/boot"}},
 	{"k8s.io/cri-streaming", []string{"internal/stream"}},
 	{"k8s.io/streaming", []string{"internal/stream", "applets/ocic"}},
 	{"k8s.io/klog", []string{"internal/stream"}},
