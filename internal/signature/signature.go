@@ -49,8 +49,10 @@ func ReadKey(path string) (*Key, error) {
 	switch {
 	case block == nil:
 		return nil, errs.Errorf(errs.KindInvalid, "cannot use the key %s: it is no PEM file, which has a line -----BEGIN PUBLIC KEY-----", path)
+	case strings.HasSuffix(block.Type, "SIGSTORE PRIVATE KEY") || strings.HasSuffix(block.Type, "COSIGN PRIVATE KEY"):
+		return nil, private(path, "cosign public-key --key "+path)
 	case strings.HasSuffix(block.Type, "PRIVATE KEY") || block.Type == "EC PARAMETERS":
-		return nil, errs.Errorf(errs.KindInvalid, "cannot use the key %s: it is a private key, which only signs and stays with its owner; openssl pkey -in %s -pubout prints the public one", path, path)
+		return nil, private(path, "openssl pkey -pubout -in "+path)
 	case block.Type == "CERTIFICATE":
 		return nil, errs.Errorf(errs.KindInvalid, "cannot use the key %s: it is a certificate; openssl x509 -in %s -noout -pubkey prints its key", path, path)
 	case block.Type == "RSA PUBLIC KEY":
@@ -77,6 +79,10 @@ func ReadKey(path string) (*Key, error) {
 		return nil, unfit(path, fmt.Sprintf("%T", key))
 	}
 	return &Key{path, key}, nil
+}
+
+func private(path, remedy string) error {
+	return errs.Errorf(errs.KindInvalid, "cannot use the key %s: it is a private key, which only signs and stays with its owner; %s prints the public one", path, remedy)
 }
 
 func unfit(path, kind string) error {

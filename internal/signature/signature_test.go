@@ -193,7 +193,7 @@ func TestKeys(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ path, want string }{
 		"private":     {f.write("private", block("PRIVATE KEY", private)), "it is a private key"},
-		"of cosign":   {f.write("cosign.key", block("ENCRYPTED SIGSTORE PRIVATE KEY", private)), "it is a private key"},
+		"of cosign":   {f.write("cosign.key", block("ENCRYPTED SIGSTORE PRIVATE KEY", private)), "cosign public-key"},
 		"certificate": {f.write("cert", block("CERTIFICATE", private)), "it is a certificate"},
 		"RSA":         {f.public("rsa", rsaKey.Public()), "for RSA"},
 		"old RSA":     {f.write("rsa1", block("RSA PUBLIC KEY", private)), "for RSA"},
