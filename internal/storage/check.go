@@ -49,7 +49,7 @@ func (s *Store) Check(o CheckOptions) ([]Damage, error) {
 	}{{"container", r.Containers}, {"image", r.Images}, {"read-only image", r.ROImages}, {"layer", r.Layers}, {"read-only layer", r.ROLayers}} {
 		var ids []string
 		for id := range k.set {
-			if !probe.MatchString(id) { // the daemon sweeps them
+			if !isProbe(id) { // the daemon sweeps them
 				ids = append(ids, id)
 			}
 		}

@@ -4,16 +4,20 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/linux/mount"
 )
 
-// probe is the name of a folder in which the overlay driver tries what the kernel can,
+// isProbe tells by its name a folder in which the overlay driver tries what the kernel can,
 // whenever a store is opened. A process that is killed meanwhile leaves it, and the
 // library's check takes it for a layer.
-var probe = regexp.MustCompile(`^(compat|opaque-bug-check|metacopy-check|volatile-check)[0-9]+$`)
+func isProbe(name string) bool {
+	kind := strings.TrimRight(name, "0123456789")
+	return kind != name && slices.Contains([]string{"compat", "opaque-bug-check", "metacopy-check", "volatile-check"}, kind)
+}
 
 // SweepProbes removes what is left of probes and is older than age, so that nobody can
 // be at it any more.
@@ -25,7 +29,7 @@ func (s *Store) SweepProbes(age time.Duration) (err error) {
 	}
 	for _, e := range entries {
 		fi, e2 := e.Info()
-		if !probe.MatchString(e.Name()) || e2 != nil || time.Since(fi.ModTime()) < age {
+		if !isProbe(e.Name()) || e2 != nil || time.Since(fi.ModTime()) < age {
 			continue
 		}
 		dir := filepath.Join(home, e.Name())
