@@ -1,6 +1,7 @@
-# What a release uploads, in one folder: the bundles, their documents and the sums of
-# all in one file to sign. Publish those made on x86_64-linux: a cross-built and a
-# native executable need not have the same bytes.
+# The bundles, their documents and the sums of all, in one folder: for those who build by
+# Nix and compare with each other. On x86_64-linux: a cross-built and a native executable need
+# not have the same bytes. What is published is made by scripts/release, with Debian's
+# compiler, and has other bytes; scripts/verify compares with that.
 { stdenvNoCC, bundles }:
 stdenvNoCC.mkDerivation {
   name = "monocrio-checksums";
