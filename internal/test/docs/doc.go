@@ -30,5 +30,5 @@
 //
 // Needs are looked for in MONOCRIO_KUBERNETES, a folder with executables (kubelet, kubeadm,
 // kubectl, crictl; for the need "cluster" also kube-apiserver, kube-controller-manager,
-// kube-scheduler, etcd, static ones, of which images are made), then in PATH.
+// kube-scheduler, kube-proxy, etcd, coredns, static ones, of which images are made), then in PATH.
 package docs

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type world struct {
 	dir     string
 	machine bool
+	cluster bool // the document makes one
 	shell   *exec.Cmd
 	stdin   io.WriteCloser
 	done    *os.File // what the shell tells after each block
@@ -30,7 +32,7 @@ var needs = map[string]func(w *world) string{
 	"podman":     programs("podman"),
 	"kubectl":    programs("kubectl"),
 	"kubeadm":    programs("kubeadm"),
-	"cluster":    programs("kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"),
+	"cluster":    programs("kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "etcd", "coredns"),
 	"containerd": programs("containerd", "ctr"),
 	"modules": func(*world) string {
 		if _, err := os.Stat("/proc/modules"); err != nil {
@@ -79,6 +81,7 @@ func inside() int {
 	if err != nil {
 		return fail(err)
 	}
+	w.cluster = slices.ContainsFunc(list, func(b *block) bool { return slices.Contains(b.Needs, "cluster") })
 	if err := w.make(); err != nil {
 		return fail(err)
 	}

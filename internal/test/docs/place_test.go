@@ -244,7 +244,7 @@ func layers(dir string) error {
 			return err
 		}
 	}
-	for _, d := range []string{"/root", "/run", "/var/lib/containers", "/var/lib/kubelet", "/var/lib/crio", "/var/lib/cni", "/var/log"} {
+	for _, d := range []string{"/root", "/run", "/var/lib/containers", "/var/lib/kubelet", "/var/lib/crio", "/var/lib/cni", "/var/lib/containerd", "/var/log"} {
 		if err := mount("tmpfs", d, "tmpfs", 0, "mode=755"); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -25,6 +26,9 @@ import (
 
 // webAddress is where every name below leads; nothing else listens there.
 const webAddress = "127.0.0.2"
+
+// kubernetes is the version that documents name.
+const kubernetes = "v1.37.2"
 
 // names of servers that documents use.
 func webNames() []string {
@@ -45,7 +49,7 @@ func (w *world) serveWeb() error {
 		return err
 	}
 	r := &registry.Registry{}
-	if err := addImages(r); err != nil {
+	if err := w.addImages(r); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
@@ -55,9 +59,13 @@ func (w *world) serveWeb() error {
 	mux.HandleFunc("raw.githubusercontent.com/monocrio/monocrio/main/scripts/get", func(rw http.ResponseWriter, q *http.Request) {
 		http.ServeFile(rw, q, filepath.Join(w.dir, "site/get"))
 	})
+	binaries := map[string]string{} // as they are now: a document may put them elsewhere
+	for _, p := range []string{"kubelet", "kubeadm", "kubectl"} {
+		binaries[p], _ = exec.LookPath(p)
+	}
 	mux.HandleFunc("dl.k8s.io/release/{version}/bin/linux/{arch}/{file}", func(rw http.ResponseWriter, q *http.Request) {
-		if path, err := exec.LookPath(q.PathValue("file")); err == nil && q.PathValue("arch") == runtime.GOARCH {
-			http.ServeFile(rw, q, path)
+		if file := binaries[q.PathValue("file")]; file != "" && q.PathValue("arch") == runtime.GOARCH {
+			http.ServeFile(rw, q, file)
 			return
 		}
 		http.NotFound(rw, q)
@@ -99,12 +107,85 @@ func certificate(names []string) (cert tls.Certificate, ca []byte, err error) {
 }
 
 // addImages makes the images that documents name.
-func addImages(r *registry.Registry) error {
+func (w *world) addImages(r *registry.Registry) error {
 	files, err := registry.Busybox()
 	if err != nil {
 		return err
 	}
-	_, err = r.Add("library/busybox", "1.37", registry.Image{Layers: []map[string]registry.File{files}, Compress: registry.Gzip, Index: true,
-		Config: v1.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}})
-	return err
+	for _, name := range []string{"library/busybox", "hub/library/busybox"} { // and on a mirror
+		if _, err := r.Add(name, "1.37", registry.Image{Layers: []map[string]registry.File{files}, Compress: registry.Gzip, Index: true,
+			Config: v1.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}}); err != nil {
+			return err
+		}
+	}
+	if !w.cluster || needs["cluster"](w) != "" {
+		return nil
+	}
+	return addCluster(r)
+}
+
+// addCluster makes the images of a control plane from its executables, under the names
+// that kubeadm has for them.
+func addCluster(r *registry.Registry) error {
+	out, err := exec.Command("kubeadm", "config", "images", "list", "--kubernetes-version", kubernetes).Output()
+	if err != nil {
+		return fmt.Errorf("kubeadm config images list: %w", err)
+	}
+	for _, ref := range strings.Fields(string(out)) {
+		name, tag, _ := strings.Cut(strings.TrimPrefix(ref, "registry.k8s.io/"), ":")
+		program, args := path.Base(name), []string(nil)
+		if program == "pause" {
+			program, args = "busybox", []string{"sleep", "1000000"} // kubeadm pulls it; who runs it is containerd
+		}
+		file, err := exec.LookPath(program)
+		if err != nil {
+			return err
+		}
+		layer := map[string]registry.File{}
+		if err := addFile(layer, file, "usr/local/bin/"+program); err != nil {
+			return err
+		}
+		if program == "kube-proxy" {
+			if err := addNft(layer); err != nil {
+				return err
+			}
+		}
+		if _, err := r.Add(name, tag, registry.Image{Layers: []map[string]registry.File{layer},
+			Config: v1.ImageConfig{Entrypoint: append([]string{"/usr/local/bin/" + program}, args...), Env: []string{"PATH=/usr/local/bin:/usr/sbin"}}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addNft adds this machine's nft, which kube-proxy calls, and what it is linked with.
+func addNft(layer map[string]registry.File) error {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command("ldd", nft).Output()
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w", nft, err)
+	}
+	for _, lib := range strings.Fields(string(out)) {
+		if strings.HasPrefix(lib, "/") {
+			if err := addFile(layer, lib, lib[1:]); err != nil {
+				return err
+			}
+		}
+	}
+	return addFile(layer, nft, "usr/sbin/nft")
+}
+
+func addFile(layer map[string]registry.File, from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	layer[to] = registry.File{Data: data, Mode: 0o755}
+	for d := path.Dir(to); d != "."; d = path.Dir(d) {
+		layer[d] = registry.File{Mode: os.ModeDir | 0o755}
+	}
+	return nil
 }
