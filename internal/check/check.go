@@ -107,9 +107,20 @@ func Verdict(all []Finding) (summary string, err error) {
 	if n[Fail] == 0 {
 		return summary, nil
 	}
-	err = fmt.Errorf("the node is not in order: %d findings (damaged: layers %d, read-only layers %d, images %d, read-only images %d, containers %d)",
-		n[Fail], damaged["layer"], damaged["read-only layer"], damaged["image"], damaged["read-only image"], damaged["container"])
-	return summary, err
+	var what []string
+	for _, kind := range []string{"layer", "read-only layer", "image", "read-only image", "container"} {
+		if damaged[kind] > 0 {
+			what = append(what, fmt.Sprintf("%ss %d", kind, damaged[kind]))
+		}
+	}
+	text := "1 finding"
+	if n[Fail] > 1 {
+		text = fmt.Sprintf("%d findings", n[Fail])
+	}
+	if len(what) > 0 {
+		text += " (damaged: " + strings.Join(what, ", ") + ")"
+	}
+	return summary, fmt.Errorf("the node is not in order: %s", text)
 }
 
 func ok(area, format string, args ...any) Finding {

@@ -80,7 +80,9 @@ func (j *journal) WithGroup(name string) slog.Handler {
 func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 	attrs := append([]slog.Attr(nil), j.attrs...)
 	r.Attrs(func(a slog.Attr) bool {
-		attrs = append(attrs, slog.Attr{Key: j.group + a.Key, Value: a.Value})
+		if !noError(a) {
+			attrs = append(attrs, slog.Attr{Key: j.group + a.Key, Value: a.Value})
+		}
 		return true
 	})
 	text := r.Message

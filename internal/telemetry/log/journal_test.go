@@ -41,6 +41,11 @@ func TestJournal(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+	var none error
+	l.Info("container ended", "err", none, "code", 0)
+	if got := read(t, conn); got["MESSAGE"] != "container ended code=0" {
+		t.Errorf("without an error: %v", got)
+	}
 	c.Set("trace", nil)
 	for level, want := range map[slog.Level]string{LevelTrace: "7", slog.LevelDebug: "7", slog.LevelInfo: "6", slog.LevelError: "3"} {
 		l.Log(t.Context(), level, "x")

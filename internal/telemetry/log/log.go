@@ -50,7 +50,7 @@ func parseLevel(s string) slog.Level {
 // "json".
 func New(w io.Writer, format string) (*slog.Logger, *Control) {
 	c := &Control{}
-	opts := &slog.HandlerOptions{Level: &c.level, ReplaceAttr: nameTrace}
+	opts := &slog.HandlerOptions{Level: &c.level, ReplaceAttr: plain}
 	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if format == "json" {
 		h = slog.NewJSONHandler(w, opts)
@@ -68,8 +68,12 @@ func route(h slog.Handler, c *Control) *slog.Logger {
 	return l
 }
 
-// nameTrace gives our level the name that crio.conf has for it.
-func nameTrace(_ []string, a slog.Attr) slog.Attr {
+// plain gives our level the name that crio.conf has for it, and leaves out the error
+// that there is none: who reads err=<nil> at night looks for one.
+func plain(_ []string, a slog.Attr) slog.Attr {
+	if noError(a) {
+		return slog.Attr{}
+	}
 	if a.Key == slog.LevelKey && a.Value.Any() == LevelTrace {
 		a.Value = slog.StringValue("TRACE")
 	}
@@ -116,4 +120,9 @@ func (b bridge) Fire(e *logrus.Entry) error {
 		b.l.Debug(e.Message, attrs...)
 	}
 	return nil
+}
+
+// noError tells an attribute that was handed a nil error.
+func noError(a slog.Attr) bool {
+	return a.Key == "err" && a.Value.Kind() == slog.KindAny && a.Value.Any() == nil
 }

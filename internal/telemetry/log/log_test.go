@@ -47,6 +47,20 @@ func TestLevelAndFilter(t *testing.T) {
 }
 
 // What libraries log comes once, however often a log is made.
+// An error that there is none is not told.
+func TestNoError(t *testing.T) {
+	for format, want := range map[string]string{"text": "msg=ended code=0", "json": `"msg":"ended","code":0`} {
+		var b bytes.Buffer
+		var none error
+		l, _ := New(&b, format)
+		l.Info("ended", "err", none, "code", 0)
+		l.With("err", none).Info("ended", "code", 0)
+		if got := b.String(); strings.Count(got, want) != 2 || strings.Contains(got, "err") {
+			t.Errorf("%s: %s", format, got)
+		}
+	}
+}
+
 func TestBridge(t *testing.T) {
 	New(&bytes.Buffer{}, "text")
 	var b bytes.Buffer

@@ -244,12 +244,36 @@ func layers(dir string) error {
 			return err
 		}
 	}
+	for _, d := range []string{"/etc/cni", "/etc/crio", "/etc/crictl.yaml", "/etc/containerd", "/etc/kubernetes"} { // what packages of this machine have brought
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
+	}
+	if err := emptyTmp(dir); err != nil {
+		return err
+	}
 	for _, d := range []string{"/root", "/run", "/var/lib/containers", "/var/lib/kubelet", "/var/lib/crio", "/var/lib/cni", "/var/lib/containerd", "/var/log"} {
 		if err := mount("tmpfs", d, "tmpfs", 0, "mode=755"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// emptyTmp puts an empty /tmp over this machine's, in which only the world's folder is seen.
+func emptyTmp(dir string) error {
+	own, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("cannot clone the mount of %s: %w", dir, err)
+	}
+	defer unix.Close(own)
+	if err := mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return unix.MoveMount(own, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 func mount(what, where, kind string, flags uintptr, data string) error {
