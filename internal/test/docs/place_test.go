@@ -233,7 +233,10 @@ func layers(dir string) error {
 	if err := mount("tmpfs", up, "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
-	for _, d := range []string{"/etc", "/usr/local", "/var", "/opt"} {
+	for _, d := range []string{"/etc", "/usr/local", "/usr/lib/systemd", "/var", "/opt"} {
+		if _, err := os.Stat(d); err != nil {
+			continue // this machine has no such folder
+		}
 		upper, work := filepath.Join(up, d, "upper"), filepath.Join(up, d, "work")
 		for _, x := range []string{upper, work} {
 			if err := os.MkdirAll(x, 0o755); err != nil {
