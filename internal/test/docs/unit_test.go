@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -110,9 +111,7 @@ func (u *unit) seconds(key string, def time.Duration) time.Duration {
 // environ is what the unit's processes get besides the manager's own.
 func (u *unit) environ() (env []string, err error) {
 	for _, line := range u.values["Environment"] {
-		for _, kv := range words(line) {
-			env = append(env, kv)
-		}
+		env = append(env, words(line)...)
 	}
 	for _, f := range u.values["EnvironmentFile"] {
 		path, optional := strings.CutPrefix(f, "-")
@@ -176,4 +175,36 @@ func expand(line string, env []string) (list []string) {
 		list = append(list, os.Expand(w, get))
 	}
 	return list
+}
+
+func TestUnits(t *testing.T) {
+	env := []string{"ARGS=--a b", "EMPTY=", "ONE=two words"}
+	for line, want := range map[string][]string{
+		"/bin/x $ARGS -c":       {"/bin/x", "--a", "b", "-c"},
+		"/bin/x $EMPTY $ABSENT": {"/bin/x"},
+		"/bin/x ${ONE}":         {"/bin/x", "two words"},
+		`/bin/x "a b" c`:        {"/bin/x", "a b", "c"},
+	} {
+		if got := expand(line, env); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "x.service")
+	for text, want := range map[string]string{
+		"[Service]\nExecStart=/bin/a \\\n  b\n": "/bin/a    b", "[Service]\nExecStart=/bin/a\nExecStart=\nExecStart=/bin/b\n": "/bin/b", "# x\n": "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		u := &unit{values: map[string][]string{}}
+		if err := u.read(path); err != nil || u.last("ExecStart", "") != want {
+			t.Errorf("%q: %q, %v", text, u.last("ExecStart", ""), err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("[Service]\nMemoryMax=1G\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&unit{values: map[string][]string{}}).read(path); err == nil {
+		t.Error("a setting that is not acted upon is taken")
+	}
 }
