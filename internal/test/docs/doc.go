@@ -7,7 +7,9 @@
 // document needs to be another word here than there. What is below /etc/systemd and its like
 // is run by a stand-in for systemctl, which does what a unit says (type notify included)
 // and refuses what it does not know. On a machine that is thrown away, whose systemd is real,
-// MONOCRIO_DOCS_MACHINE=NAME.md runs that one document on the machine itself.
+// MONOCRIO_DOCS_MACHINE=NAME.md runs that one document on the machine itself; there, without
+// a checkout, MONOCRIO_DOCS names a folder with README.md, docs and scripts/get, and
+// MONOCRIO_BUNDLE the tarball that scripts/bundle -r v1.0.0 has made.
 //
 // Fenced blocks, by the first word after the fence:
 //
@@ -21,7 +23,7 @@
 //
 //	needs=A,B  it runs only where these are there: see the table of needs. Elsewhere it is
 //	           skipped, which is seen
-//	fails      its exit status is not 0
+//	fails      its exit status is not 0; it runs in a subshell, as "again" does
 //	again      it is run until it succeeds and prints what the document says: for what
 //	           comes true a little later
 //
