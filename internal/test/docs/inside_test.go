@@ -130,6 +130,9 @@ func (w *world) make() error {
 			}
 		}
 	}
+	if err := network(); err != nil {
+		return err
+	}
 	if err := w.serveWeb(); err != nil {
 		return err
 	}
@@ -145,6 +148,16 @@ func node() error {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return err
 		}
+	}
+	return network()
+}
+
+// network gives a machine without one an interface with a default route that leads nowhere:
+// kubelets and kubeadm look for the node's address there.
+func network() error {
+	routes, err := exec.Command("ip", "route", "show", "default").Output()
+	if err != nil || len(routes) > 0 {
+		return err
 	}
 	for _, line := range []string{"link add eth0 type veth peer name outside", "addr add 192.0.2.10/24 dev eth0", "link set eth0 up", "link set outside up", "route add default via 192.0.2.1"} {
 		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
