@@ -86,6 +86,9 @@ func TestConfigured(t *testing.T) {
 // The power button ends a machine whose pods would run for ever.
 func TestPowerButton(t *testing.T) {
 	m := configured(t, `echo "look: ready" >/console; exec sleep 100000`)
+	if m.arch == "arm64" {
+		t.Skip("QEMU's machine \"virt\" without firmware has its button on GPIO keys, for which kernels of clouds have no driver")
+	}
 	r := m.boot()
 	r.shows("look: ready")
 	r.powerButton()
