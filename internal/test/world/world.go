@@ -64,10 +64,14 @@ type Options struct {
 	Env  []string
 }
 
-// Bin returns the real executable: MONOCRIO_BIN, or one that is built once.
+// Bin returns the real executable: MONOCRIO_BIN, one that is behind the test's own, or one
+// that is built once.
 var Bin = sync.OnceValues(func() (string, error) {
 	if b := os.Getenv("MONOCRIO_BIN"); b != "" {
 		return b, nil
+	}
+	if b, err := behind(); b != "" || err != nil {
+		return b, err
 	}
 	dir, err := os.MkdirTemp("", "monocrio-bin")
 	if err != nil {
