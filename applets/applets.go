@@ -34,6 +34,9 @@ type Applet struct {
 	// Run gets the arguments with the applet's name first and returns the exit
 	// status.
 	Run func(args []string) int
+	// Appliance tells that it is for machines that have nothing else: --install makes no
+	// link, which elsewhere would hide the machine's own program.
+	Appliance bool
 	// Plugin is set instead of Run for a CNI plugin, which applets/cni hosts.
 	Plugin *plugin.Plugin
 }
@@ -48,8 +51,8 @@ var table = [...]Applet{
 	{Name: "ocic", Summary: "test client: pods, containers, images", Run: ocic.Main},
 	{Name: "runc", Summary: "OCI runtime: create, start, kill, ... containers", Run: runc.Main},
 	{Name: "shimrun", Summary: "OCI runtime over a shim: containers in virtual machines", Run: shimrun.Main},
-	{Name: "init", Summary: "process 1 of a machine that has only this file", Run: boot.Main},
-	{Name: "modprobe", Summary: "load modules of the kernel, for init", Run: modprobe.Main},
+	{Name: "init", Summary: "process 1 of a machine that has only this file", Run: boot.Main, Appliance: true},
+	{Name: "modprobe", Summary: "load modules of the kernel, for init", Run: modprobe.Main, Appliance: true},
 }
 
 // All returns the applets: the table, then the CNI plugins, whose one list is in
@@ -126,14 +129,14 @@ func usage(w *os.File) {
 		"usage: monocrio APPLET [ARGUMENT...]   run an applet\n"+
 		"       APPLET [ARGUMENT...]            the same, through a link of that name\n"+
 		"       monocrio --list                 print the names of the applets\n"+
-		"       monocrio --install DIR          make a link in DIR for each applet\n\n"+
+		"       monocrio --install DIR          make a link in DIR for each applet but init and modprobe\n\n"+
 		"applets:\n")
 	for _, a := range All() {
 		fmt.Fprintf(w, "  %-12s %s\n", a.Name, a.Summary)
 	}
 }
 
-// install makes one symbolic link per applet in a folder, pointing at this
+// install makes one symbolic link per applet that any machine may have in a folder, pointing at this
 // executable. Files that are not links to it are left alone and reported.
 func install(args []string) int {
 	if len(args) != 1 || args[0] == "" {
@@ -150,6 +153,9 @@ func install(args []string) int {
 	}
 	status := 0
 	for _, a := range All() {
+		if a.Appliance {
+			continue
+		}
 		if err := link(self, filepath.Join(args[0], a.Name)); err != nil {
 			fmt.Fprintf(os.Stderr, "monocrio: %v\n", err)
 			status = 1
