@@ -20,7 +20,7 @@ func TestGuide(t *testing.T) {
 	if os.Getenv("MONOCRIO_MODULES") == "" {
 		t.Skip("MONOCRIO_MODULES names no modules to copy")
 	}
-	text := string(m.read("../../../docs/appliance.md"))
+	text := string(m.read(filepath.Join("../../..", "docs/appliance.md")))
 	dir := t.TempDir()
 	// skopeo stands for itself: it has an image of that name, and writes its layout.
 	m.layout("hello", "echo hello from the guide")

@@ -29,6 +29,7 @@ func generated() []string {
 func elsewhere() map[string][2]string {
 	return map[string][2]string{
 		"docs/installation.md": {"internal/test/bundle/docs_test.go", "TestInstallationGuide"},
+		"docs/appliance.md":    {"internal/test/appliance/docs_test.go", "TestGuide"},
 	}
 }
 
