@@ -46,7 +46,6 @@ func TestLevelAndFilter(t *testing.T) {
 	}
 }
 
-// What libraries log comes once, however often a log is made.
 // An error that there is none is not told.
 func TestNoError(t *testing.T) {
 	for format, want := range map[string]string{"text": "msg=ended code=0", "json": `"msg":"ended","code":0`} {
@@ -61,6 +60,7 @@ func TestNoError(t *testing.T) {
 	}
 }
 
+// What libraries log comes once, however often a log is made.
 func TestBridge(t *testing.T) {
 	New(&bytes.Buffer{}, "text")
 	var b bytes.Buffer
