@@ -100,7 +100,7 @@ func (m *monitor) winsz(line string) {
 }
 
 // resize sets the size of the terminal; the last one counts. A terminal that has not
-// arrived yet gets it then, so that its first program finds it.
+// arrived yet gets it then; its first program finds it, unless that is quicker.
 func (m *monitor) resize(height, width int) {
 	if !m.stdout.tty {
 		return

@@ -360,7 +360,8 @@ func execTerminal(t *testing.T, r *Rig) {
 		return map[string]any{"args": []string{"/bin/sh", "-c", script}, "terminal": true}
 	}
 	bundle := t.TempDir()
-	s := b.execProcess(process("stty size; read go; stty size; echo err >&2; tty >/dev/null && exit 4"), "-b", bundle, "-t", "-i", "--exec-attach",
+	// Nobody waits for us between the terminal's arrival and the program's start.
+	s := b.execProcess(process("until [ \"$(stty size)\" != '0 0' ]; do sleep 0.01; done; stty size; read go; stty size; echo err >&2; tty >/dev/null && exit 4"), "-b", bundle, "-t", "-i", "--exec-attach",
 		"--api-version", "-u", "session", "--full-attach")
 	s.release()
 	if line, err := s.attach.ReadString('\n'); err != nil {

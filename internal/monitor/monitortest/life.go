@@ -238,15 +238,25 @@ func backgroundWriter(t *testing.T, r *Rig) {
 }
 
 func outOfMemory(t *testing.T, r *Rig) {
-	b := r.Box(t, "busybox dd if=/dev/zero of=/dev/null bs=60M count=4; echo after; sleep 0.1; exit 3")
-	b.Linux("resources", map[string]any{"memory": map[string]any{"limit": 20 << 20, "swap": 20 << 20}})
-	b.Run()
-	e := b.WaitExit()
-	if !e.OOM {
-		t.Errorf("exit %+v without mark", e)
+	tries := 1
+	if r.Foreign {
+		tries = 3 // older releases miss it now and then, on a busy machine
 	}
-	if _, err := os.Stat(filepath.Join(b.Spawn.Bundle, "oom")); err != nil && !r.Foreign {
-		t.Error(err)
+	for try := 1; ; try++ {
+		b := r.Box(t, "busybox dd if=/dev/zero of=/dev/null bs=60M count=4; echo after; sleep 0.1; exit 3")
+		b.Linux("resources", map[string]any{"memory": map[string]any{"limit": 20 << 20, "swap": 20 << 20}})
+		b.Run()
+		e := b.WaitExit()
+		if !e.OOM && try < tries {
+			continue
+		}
+		if !e.OOM {
+			t.Errorf("exit %+v without mark", e)
+		}
+		if _, err := os.Stat(filepath.Join(b.Spawn.Bundle, "oom")); err != nil && !r.Foreign {
+			t.Error(err)
+		}
+		return
 	}
 }
 
