@@ -65,7 +65,7 @@ type Options struct {
 }
 
 // Bin returns the real executable: MONOCRIO_BIN, one that is behind the test's own, or one
-// that is built once.
+// that is built.
 var Bin = sync.OnceValues(func() (string, error) {
 	if b := os.Getenv("MONOCRIO_BIN"); b != "" {
 		return b, nil
@@ -73,20 +73,27 @@ var Bin = sync.OnceValues(func() (string, error) {
 	if b, err := behind(); b != "" || err != nil {
 		return b, err
 	}
-	dir, err := os.MkdirTemp("", "monocrio-bin")
+	text, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return "", err
 	}
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	// Nobody is told when all tests are over: it is put where builds are.
+	root := strings.TrimSpace(string(text))
+	bin := filepath.Join(root, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(bin, ".for-tests-") // another package's tests may be at it too
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "monocrio")
-	cmd := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "scripts", "build"), "-o", out, "-t", "crashpoints")
+	defer os.RemoveAll(dir)
+	out, fresh := filepath.Join(bin, "monocrio-for-tests"), filepath.Join(dir, "monocrio")
+	cmd := exec.Command(filepath.Join(root, "scripts", "build"), "-o", fresh, "-t", "crashpoints")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, text)
 	}
-	return out, nil
+	return out, os.Rename(fresh, out)
 })
 
 // New makes a world and, unless told otherwise, starts its daemon.
