@@ -2,6 +2,7 @@ package netstat
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -68,13 +69,19 @@ func pin(t *testing.T, link string) string {
 	return path
 }
 
-// talk sends bytes over the loopback interface of a namespace, on a thread that ends.
+// talk sends bytes over the loopback interface of a namespace, on a thread that comes
+// back: it may be the process's first, which cannot end.
 func talk(t *testing.T, path string, bytes int) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		done <- func() error {
+		done <- func() (err error) {
+			home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(home)
 			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
@@ -83,6 +90,13 @@ func talk(t *testing.T, path string, bytes int) {
 			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 				return err
 			}
+			defer func() {
+				if e := unix.Setns(home, unix.CLONE_NEWNET); e == nil {
+					runtime.UnlockOSThread()
+				} else {
+					err = errors.Join(err, e)
+				}
+			}()
 			c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 			if err != nil {
 				return err
