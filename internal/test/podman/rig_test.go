@@ -50,7 +50,7 @@ func newEngine(t *testing.T, monitor, runtime string) *engine {
 	e := &engine{t: t, dir: t.TempDir(), monitor: monitor, runtime: runtime}
 	e.mount(e.dir)
 	e.mount("/run") // podman's own files, and the journal's socket
-	t.Cleanup(removeCgroups)
+	t.Cleanup(func() { removeCgroups(t) })
 	e.journal = journaltest.Listen(t, journaltest.System)
 	e.write("storage.conf", fmt.Sprintf("[storage]\ndriver = \"vfs\"\nrunroot = \"%s/runroot\"\ngraphroot = \"%[1]s/root\"\n", e.dir))
 	e.write("containers.conf", "[engine]\nlock_type = \"file\"\nevents_logger = \"file\"\n")
@@ -220,19 +220,30 @@ func (e *engine) inspect(name, format string) string {
 	return e.ok("inspect", "--type", "container", "--format", format, name)
 }
 
-// removeCgroups removes what runc and podman leave of the cgroups.
-func removeCgroups() {
-	tops, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent)
-	for _, top := range append(tops, "/sys/fs/cgroup/"+cgroupParent) {
-		var dirs []string
-		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
+// removeCgroups removes what runc and podman leave of the cgroups, as soon as the last
+// monitor in them has ended.
+func removeCgroups(t *testing.T) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		tops, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent)
+		left := false
+		for _, top := range append(tops, "/sys/fs/cgroup/"+cgroupParent) {
+			var dirs []string
+			_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			for i := len(dirs) - 1; i >= 0; i-- {
+				left = unix.Rmdir(dirs[i]) != nil || left
 			}
-			return nil
-		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			unix.Rmdir(dirs[i])
+		}
+		if !left {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("cgroups are left in %v", tops)
+			return
 		}
 	}
 }
