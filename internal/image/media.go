@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
@@ -67,20 +66,23 @@ func (s *Service) Import(ctx context.Context, path string, i medium.Image) (id s
 	if err != nil {
 		return fail(err)
 	}
-	if there, err := s.give(ctx, id, names, isArtifact); there || err != nil {
+	// A name that is not there yet is for the policy to judge, as in a pull.
+	if there, err := s.bears(ctx, id, names, isArtifact); there || err != nil {
 		return id, false, err
 	}
 	job := Job{Rules: *s.rules.Load()}
 	p, _ := s.join(i.Names[0].String(), fmt.Sprintf("%q %q", path, names), func(p *Pull) (string, error) {
+		p.mu.Lock()
 		p.local, p.hosts = true, []string{path}
+		p.mu.Unlock()
 		err := s.makeTempDir()
 		for n := 0; n < len(i.Names) && err == nil; n++ {
 			if n == 0 || isArtifact {
 				id, err = s.copyLocal(p, i, i.Names[n], &job)
 			}
 		}
-		if err == nil {
-			_, err = s.give(s.ctx, id, names, isArtifact)
+		if err == nil && !isArtifact {
+			err = s.store.AddNames(id, names[1:])
 		}
 		return id, err
 	})
@@ -137,28 +139,18 @@ func (s *Service) identify(ctx context.Context, i medium.Image) (id string, arti
 	return img.ConfigInfo().Digest.Encoded(), false, nil
 }
 
-// give names an image that is there and sound.
-func (s *Service) give(ctx context.Context, id string, names []string, artifact bool) (there bool, err error) {
+// bears tells whether an image is there, sound, and has all the names.
+func (s *Service) bears(ctx context.Context, id string, names []string, artifact bool) (bool, error) {
 	if artifact {
 		a, err := s.findArtifact(id)
-		if err != nil {
-			return false, nil
-		}
-		return !slices.ContainsFunc(names, func(n string) bool { return !a.Is(n) }), nil
+		return err == nil && !slices.ContainsFunc(names, func(n string) bool { return !a.Is(n) }), nil
 	}
 	img, err := s.store.Image(id)
-	if err != nil || img.ID != id {
+	if err != nil || img.ID != id || slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(img.Names, n) }) {
 		return false, nil
 	}
 	if _, err := s.describe(ctx, img); err != nil {
 		return false, ctx.Err()
-	}
-	missing := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(img.Names, n) })
-	if len(missing) == 0 {
-		return true, nil
-	}
-	if err := s.store.AddNames(id, missing); err != nil {
-		return false, fmt.Errorf("cannot give image %s the names %s: %w", id, strings.Join(missing, " "), err)
 	}
 	return true, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/monocrio/monocrio/internal/errs"
 	own "github.com/monocrio/monocrio/internal/storage"
@@ -65,6 +66,25 @@ func (r *rig) media(names map[string]string) map[string]string {
 	return list
 }
 
+// watched looks at the pulls in flight again and again, for the race detector.
+func (r *rig) watched() (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			for _, p := range r.Pulls() {
+				p.Progress()
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(end); <-done }
+}
+
 // TestMedia: an image comes from every form of medium as it comes from a registry, once.
 func TestMedia(t *testing.T) {
 	r := newRig(t, nil)
@@ -84,6 +104,7 @@ func TestMedia(t *testing.T) {
 			}
 			r.collect(-1)
 			r.reg.Blobs.Store(0)
+			defer r.watched()()
 			if _, copied, err := r.bring(path); err != nil || copied != 2 {
 				t.Fatalf("%d copied, %v", copied, err)
 			}
@@ -245,18 +266,25 @@ func TestMediaPolicy(t *testing.T) {
 		r.opts.Rules.Policy = r.file("policy.json", `{"default": [{"type": "reject"}], "transports": {"oci": {"`+r.dir+`/trusted": [{"type": "insecureAcceptAnything"}]}}}`)
 	})
 	r.add("app", "v1", registry.Image{Compress: registry.Gzip}, "app")
-	files, err := r.reg.Layout(map[string]string{"example.org/app:v1": "app:v1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dir, want := range map[string]string{"other": "the signature policy (policy.json) refuses it", "trusted": ""} {
-		path := filepath.Join(r.dir, dir)
+	for _, c := range []struct{ dir, name, want string }{
+		{"other", "example.org/app:v1", "the signature policy (policy.json) refuses it"},
+		{"trusted", "example.org/app:v1", ""},
+		{"another", "example.org/app:v2", "the signature policy (policy.json) refuses it"}, // a name for what is there
+	} {
+		files, err := r.reg.Layout(map[string]string{c.name: "app:v1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(r.dir, c.dir)
 		if err := registry.WriteFolder(path, files); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := r.bring(path); (err == nil) != (want == "") || !strings.Contains(fmt.Sprint(err), want) {
-			t.Errorf("%s: %v", dir, err)
+		if _, _, err := r.bring(path); (err == nil) != (c.want == "") || !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Errorf("%s: %v", c.dir, err)
 		}
+	}
+	if i, err := r.Find(context.Background(), "example.org/app:v2"); err == nil {
+		t.Errorf("a name that nobody may give: %v", i.RepoTags)
 	}
 }
 

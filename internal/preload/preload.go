@@ -106,7 +106,7 @@ type Keeper struct {
 	dir     string
 	problem string // with the folder
 	scanned bool
-	list    []*media // by path
+	list    []*media // as medium.Find has them
 	workers int
 	record  record
 	kept    map[string]bool // ids of images

@@ -1,7 +1,6 @@
 package preload
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -97,7 +96,6 @@ func (k *Keeper) merge(found []medium.Found, problem string) (fresh []*media) {
 		m.found.Changed = f.Changed
 		k.list = append(k.list, m)
 	}
-	slices.SortFunc(k.list, func(a, b *media) int { return cmp.Compare(a.Path, b.Path) })
 	if problem == "" { // all was seen
 		for path := range k.record.Files {
 			if !there[path] {
@@ -106,7 +104,9 @@ func (k *Keeper) merge(found []medium.Found, problem string) (fresh []*media) {
 				k.opts.Log.Info("images are not pinned any more: their file is gone", "path", path)
 			}
 		}
-		k.kept = k.record.ids()
+		if dropped {
+			k.kept = k.record.ids()
+		}
 	}
 	return fresh
 }
